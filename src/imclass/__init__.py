@@ -1,0 +1,1 @@
+"""imclass: labelled images -> a trained, judged and exported classifier."""

@@ -1,0 +1,1 @@
+"""Labelled images of a source -> annotations -> packed arrays -> batches."""

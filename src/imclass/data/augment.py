@@ -1,0 +1,31 @@
+"""Batch of uint8 images + generator -> another view of the same pictures.
+
+Shapes: n images, c channels, h rows, w columns.
+"""
+
+import torch
+from jaxtyping import UInt8
+from torch import Tensor
+
+
+def flip_and_shift(
+    images: UInt8[Tensor, "n c h w"], *, flip: bool, shift: int, generator: torch.Generator
+) -> UInt8[Tensor, "n c h w"]:
+    """Mirror half of the images left to right (`flip`), and move each by up to `shift` pixels in both directions.
+
+    What a shift uncovers repeats the pixels at the edge. All is one gather, on the CPU.
+    """
+    if not flip and shift == 0:
+        return images
+    n, c, height, width = images.shape
+    rows = torch.arange(height).expand(n, height)
+    columns = torch.arange(width).expand(n, width)
+    if shift > 0:
+        down, right = torch.randint(-shift, shift + 1, (2, n, 1), generator=generator)
+        rows = (rows - down).clamp_(0, height - 1)
+        columns = (columns - right).clamp_(0, width - 1)
+    if flip:
+        mirrored = torch.rand((n, 1), generator=generator) < 0.5
+        columns = torch.where(mirrored, width - 1 - columns, columns)
+    source = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, height * width)
+    return images.flatten(2).gather(2, source.expand(n, c, -1)).view_as(images)

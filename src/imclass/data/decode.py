@@ -1,0 +1,74 @@
+"""Many image files -> arrays of pixels, in worker processes where that pays."""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+
+import joblib
+import numpy as np
+from jaxtyping import UInt8
+
+from imclass.data.images import Fit, decode_and_fit
+from imclass.errors import InputError, list_problems
+
+CHUNK_FILES = 256
+CHUNK_BYTES = 4 * 2**20
+MIN_FILES_FOR_WORKERS = 2_000  # below, starting workers costs more than they save
+
+
+Chunk = tuple[list[str], UInt8[np.ndarray, "n c h w"]]
+
+
+def decode_files(
+    files: Iterable[tuple[str, bytes]], sha256: Mapping[str, str], to: Fit, *, workers: int
+) -> Iterator[Chunk]:
+    """Decode and fit (name, content) pairs -> chunks of (names, pixels), in their order.
+
+    `sha256` gives the content hash that each named file must have. `workers` processes decode, 0 as many as there are
+    cores; fewer than 2,000 files are decoded in this process. The result does not depend on it.
+    Raises InputError after the last chunk, naming every file that changed or is not a sound image.
+    """
+    chunks = _cut(files, sha256)
+    workers = workers or joblib.cpu_count()
+    if workers == 1 or len(sha256) < MIN_FILES_FOR_WORKERS:
+        decoded = (_decode_chunk(chunk, to) for chunk in chunks)
+    else:
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs", batch_size=1)
+        decoded = parallel(joblib.delayed(_decode_chunk)(chunk, to) for chunk in chunks)
+    problems: list[str] = []
+    for names, pixels, found in decoded:
+        problems += found
+        yield names, pixels
+    if problems:
+        raise InputError(f"{len(problems)} images cannot be used\n{list_problems(sorted(problems))}")
+
+
+def _cut(files: Iterable[tuple[str, bytes]], sha256: Mapping[str, str]) -> Iterator[list[tuple[str, bytes, str]]]:
+    chunk: list[tuple[str, bytes, str]] = []
+    size = 0
+    for name, content in files:
+        chunk.append((name, content, sha256[name]))
+        size += len(content)
+        if len(chunk) == CHUNK_FILES or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _decode_chunk(
+    chunk: list[tuple[str, bytes, str]], to: Fit
+) -> tuple[list[str], UInt8[np.ndarray, "n c h w"], list[str]]:
+    names: list[str] = []
+    problems: list[str] = []
+    pixels = np.empty((len(chunk), to.channels, to.height, to.width), np.uint8)
+    for name, content, expected in chunk:
+        if hashlib.sha256(content).hexdigest() != expected:
+            problems.append(f"{name}: changed since prepare hashed it")
+            continue
+        try:
+            pixels[len(names)] = decode_and_fit(name, content, to)
+        except InputError as error:
+            problems.append(str(error))
+        else:
+            names.append(name)
+    return names, pixels[: len(names)], problems

@@ -1,0 +1,164 @@
+"""Bytes of an image file -> uint8 pixels C H W of a fixed shape.
+
+A user's file is decoded by Pillow, and JPEG by libjpeg-turbo in strict mode, which refuses the damage that every common
+decoder fills in silently (the pixels are Pillow's). Each kind of file has one treatment:
+
+    grey, 1 bit      0 .. 255                       palette          its colours
+    16-bit grey      divided by 257, rounded        alpha            laid over a background
+    CMYK             Pillow's conversion to RGB     EXIF rotation    applied
+"""
+
+import io
+import struct
+import warnings
+import zlib
+from typing import Protocol
+
+import numpy as np
+import simplejpeg
+from jaxtyping import UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from imclass.errors import InputError
+
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_PIXELS = 64_000_000  # an RGB picture of this size takes 192 MB
+EXIF_ORIENTATION = 0x0112
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+
+Pixels = UInt8[np.ndarray, "c h w"]
+
+
+class Fit(Protocol):
+    """The shape that images are brought to; `fit` is crop, pad or stretch."""
+
+    @property
+    def channels(self) -> int: ...
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+    @property
+    def fit(self) -> str: ...
+    @property
+    def background(self) -> int: ...
+
+
+def decode_image(name: str, content: bytes, *, background: int = 255) -> Pixels:
+    """The picture in a file, upright, at its own size, with 1 channel (grey) or 3 (RGB).
+
+    `background` (0 to 255) lies behind transparent pixels.
+    Raises InputError with the name for a file that is not a sound picture of one frame.
+    """
+    return _to_array(_decode(name, content, background))
+
+
+def fit_image(pixels: Pixels, to: Fit) -> Pixels:
+    """Resize with antialiasing (bilinear) and convert to the channels, height and width of `to`.
+
+    crop: the shorter side fits and the middle stays. pad: the longer side fits, `background` beside it. stretch: both.
+    RGB becomes grey by ITU-R 601-2 luma.
+    """
+    if pixels.shape == (to.channels, to.height, to.width):
+        return pixels
+    image = Image.fromarray(pixels[0] if len(pixels) == 1 else pixels.transpose(1, 2, 0))
+    return _to_array(_fit(image, to))
+
+
+def decode_and_fit(name: str, content: bytes, to: Fit) -> Pixels:
+    """`fit_image(decode_image(...))` without the array between."""
+    return _to_array(_fit(_decode(name, content, to.background), to))
+
+
+def _decode(name: str, content: bytes, background: int) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a damaged EXIF block; what matters raises
+            return _decode_unnamed(content, background)
+    except UnidentifiedImageError:
+        raise InputError(f"{name}: not an image of a known format ({', '.join(FORMATS)})") from None
+    # Pillow raises what its parsers raise on damaged bytes: nearly everything.
+    except Exception as error:
+        raise InputError(f"{name}: not a sound image: {error}") from None
+
+
+def _decode_unnamed(content: bytes, background: int) -> Image.Image:
+    image = Image.open(io.BytesIO(content), formats=FORMATS)
+    if image.width * image.height > MAX_PIXELS:
+        raise ValueError(f"expected at most {MAX_PIXELS} pixels, found {image.width} x {image.height}")
+    # A phone's MPO is a JPEG with a second view behind it; its first is the picture.
+    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+        raise ValueError(f"expected one picture, found {image.n_frames} frames or pages")  # type: ignore[attr-defined]
+    if content.startswith(PNG_SIGNATURE):
+        _check_png(content)
+    upright = image.getexif().get(EXIF_ORIENTATION, 1) in (0, 1)
+    picture = _decode_jpeg(image, content) if image.format in ("JPEG", "MPO") else _reduce_mode(image, background)
+    if not upright:
+        picture.getexif()[EXIF_ORIENTATION] = image.getexif()[EXIF_ORIENTATION]
+        ImageOps.exif_transpose(picture, in_place=True)
+    return picture
+
+
+def _decode_jpeg(image: Image.Image, content: bytes) -> Image.Image:
+    if image.mode in ("L", "RGB"):
+        colorspace = "GRAY" if image.mode == "L" else "RGB"
+        pixels = simplejpeg.decode_jpeg(content, colorspace=colorspace, strict=True)
+        return Image.fromarray(pixels[:, :, 0] if colorspace == "GRAY" else pixels)
+    simplejpeg.decode_jpeg(content, colorspace="CMYK", strict=True)
+    return image.convert("RGB")
+
+
+def _reduce_mode(image: Image.Image, background: int) -> Image.Image:
+    """To mode L or RGB."""
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        behind = Image.new("RGBA", rgba.size, (background, background, background, 255))
+        flat = Image.alpha_composite(behind, rgba)
+        return flat.convert("L" if image.mode in ("L", "LA", "La", "1") else "RGB")
+    if image.mode in ("L", "RGB"):
+        image.load()
+        return image
+    if image.mode == "1":
+        return image.convert("L")
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
+        wide = np.asarray(image, dtype=np.uint32)
+        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
+    if image.mode in ("P", "CMYK", "YCbCr"):
+        return image.convert("RGB")
+    raise ValueError(f"expected 8 bit or 16-bit grey, found pixels of mode {image.mode}")
+
+
+def _check_png(content: bytes) -> None:
+    """Check every chunk's CRC, which Pillow leaves out where it can."""
+    position = len(PNG_SIGNATURE)
+    while position + 12 <= len(content):
+        (length,) = struct.unpack_from(">I", content, position)
+        end = position + 8 + length
+        kind = content[position + 4 : position + 8]
+        if end + 4 > len(content):
+            raise ValueError("truncated")
+        if zlib.crc32(content[position + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
+            raise ValueError(f"wrong checksum of PNG chunk {kind!r}")
+        if kind == b"IEND":
+            return
+        position = end + 4
+    raise ValueError("truncated")
+
+
+def _fit(image: Image.Image, to: Fit) -> Image.Image:
+    mode = "L" if to.channels == 1 else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    size = (to.width, to.height)
+    if image.size == size:
+        return image
+    if to.fit == "stretch":
+        return image.resize(size, Image.Resampling.BILINEAR)
+    if to.fit == "crop":
+        return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
+    return ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=(to.background,) * to.channels)
+
+
+def _to_array(image: Image.Image) -> Pixels:
+    array = np.asarray(image)
+    return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)

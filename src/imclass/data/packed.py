@@ -1,0 +1,131 @@
+"""Decoded images <-> the packed set: a folder of few files that training maps into memory.
+
+images.npy   uint8 N C H W, one row per row of annotations.csv: the splits one after another, each sorted by name
+labels.npy   int64 N, the position of each row's label in the classes
+index.csv    image,label,split of each row
+meta.json    classes, counts per split, fit of the pixels, their mean and standard deviation in train
+"""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from imclass.errors import InputError
+from imclass.files import write_whole
+
+FILES = ("images.npy", "labels.npy", "index.csv", "meta.json")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N C H W) and labels of one split, mapped and not read; writing to them changes no file."""
+
+    images: UInt8[np.ndarray, "n c h w"]
+    labels: Int64[np.ndarray, " n"]
+
+
+@dataclass(frozen=True)
+class Packed:
+    """An opened packed set. `mean` and `std` are per channel, of pixels in 0..1, over the training split."""
+
+    folder: Path
+    classes: list[str]
+    fit: dict[str, Any]
+    mean: list[float]
+    std: list[float]
+    splits: dict[str, Split]
+
+
+def write_packed(
+    folder: Path,
+    rows: Sequence[tuple[str, str, str]],
+    decoded: Iterable[tuple[list[str], UInt8[np.ndarray, "n c h w"]]],
+    fit: dict[str, Any],
+) -> None:
+    """Write the packed set of (image, label, split) rows from chunks of (names, pixels), whole or not at all.
+
+    `rows` come in the order of the packed set, `decoded` in any; `fit` says how pictures were brought to their shape.
+    Pixels are streamed to disk. Raises InputError for training pixels that are all equal.
+    """
+    classes = sorted({label for _, label, _ in rows})
+    label_at = {label: at for at, label in enumerate(classes)}
+    row_at = {image: at for at, (image, _, _) in enumerate(rows)}
+    counts = Counter(split for _, _, split in rows)
+    shape = (len(rows), fit["channels"], fit["height"], fit["width"])
+    levels = np.zeros((fit["channels"], 256), np.int64)
+    with write_whole(folder) as temporary:
+        temporary.mkdir()
+        images = np.lib.format.open_memmap(temporary / "images.npy", "w+", np.uint8, shape)
+        for names, pixels in decoded:
+            at = np.array([row_at[name] for name in names], np.int64)
+            images[at] = pixels
+            levels += _count_levels(pixels[at < counts["train"]])
+        images.flush()
+        np.save(temporary / "labels.npy", np.array([label_at[label] for _, label, _ in rows], np.int64))
+        with (temporary / "index.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows([("image", "label", "split"), *rows])
+        mean, std = _measure(levels)
+        meta = {"classes": classes, "fit": fit, "mean": mean, "splits": counts, "std": std}
+        (temporary / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def open_packed(folder: Path) -> Packed:
+    """Map a packed set. Raises InputError where its files are missing or do not fit together."""
+    if missing := [name for name in FILES if not (folder / name).is_file()]:
+        raise InputError(f"{folder}: expected a packed set, found no {', '.join(missing)}")
+    try:
+        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        # Mode "c" (copy on write) gives arrays that torch takes without a warning.
+        images = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        packed = Packed(
+            folder,
+            meta["classes"],
+            meta["fit"],
+            meta["mean"],
+            meta["std"],
+            _cut(images, labels, meta["splits"]),
+        )
+    except (ValueError, KeyError, TypeError, EOFError) as error:
+        raise InputError(f"{folder}: not a sound packed set: {error}") from None
+    shape = (sum(meta["splits"].values()), *(packed.fit[key] for key in ("channels", "height", "width")))
+    if images.dtype != np.uint8 or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
+        raise InputError(f"{folder}: expected arrays for {shape} images, found {images.shape} and {labels.shape}")
+    if labels.min() < 0 or labels.max() >= len(packed.classes):
+        raise InputError(f"{folder}: labels.npy: expected positions among {len(packed.classes)} classes")
+    return packed
+
+
+def read_names(packed: Packed, split: str) -> list[str]:
+    """Names of a split's images, in the order of its arrays."""
+    with (packed.folder / "index.csv").open(encoding="utf-8", newline="") as file:
+        return [row["image"] for row in csv.DictReader(file) if row["split"] == split]
+
+
+def _cut(images: np.ndarray, labels: np.ndarray, counts: dict[str, int]) -> dict[str, Split]:
+    splits, start = {}, 0
+    for split, count in counts.items():
+        splits[split] = Split(images[start : start + count], labels[start : start + count])
+        start += count
+    return splits
+
+
+def _count_levels(pixels: UInt8[np.ndarray, "n c h w"]) -> Int64[np.ndarray, "c 256"]:
+    return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in pixels.swapaxes(0, 1)])
+
+
+def _measure(levels: Int64[np.ndarray, "c 256"]) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation per channel of pixels in 0..1; exact counts, so independent of their order."""
+    values = np.arange(256) / 255
+    mean = levels @ values / levels.sum(axis=1)
+    std = np.sqrt((levels * (values - mean[:, None]) ** 2).sum(axis=1) / levels.sum(axis=1))
+    if (std == 0).any():
+        raise InputError("expected training images with different pixels, found one level in a whole channel")
+    return mean.tolist(), std.tolist()

@@ -1,0 +1,144 @@
+"""A folder or an archive (zip, tar) -> names and bytes of its files.
+
+Archives are streamed and never extracted: nothing in them can be written anywhere.
+"""
+
+import os
+import stat
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from imclass.errors import InputError, list_problems
+
+MAX_FILE_BYTES = 256 * 2**20  # no picture file is larger; a compressed bomb is refused by its declared size
+
+
+def list_files(source: Path) -> list[str]:
+    """Names of all regular files, relative to the source, `/`-separated, sorted by code point.
+
+    Raises InputError for a source that is missing or damaged, and for links, devices and files listed twice.
+    """
+    if source.is_dir():
+        names, problems = _list_folder(source)
+    elif zipfile.is_zipfile(source):
+        names, problems = _list_zip(source)
+    elif source.is_file():
+        names, problems = _list_tar(source)
+    else:
+        raise InputError(f"{source}: expected a folder, zip or tar of images, found nothing there")
+    seen: set[str] = set()
+    problems += [f"{name}: listed twice" for name in names if name in seen or seen.add(name)]  # type: ignore[func-returns-value]
+    if problems:
+        raise InputError(f"{source}: cannot be used as it is\n{list_problems(problems)}")
+    return sorted(names)
+
+
+def read_files(source: Path, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    """Yield (name, content) of the named files once each, in the order in which the source stores them.
+
+    Raises InputError for a damaged archive, an encrypted or too large file, and for a name that is not there.
+    """
+    wanted = set(names)
+    found = 0
+    if source.is_dir():
+        read = _read_folder(source, sorted(wanted))
+    elif zipfile.is_zipfile(source):
+        read = _read_zip(source, wanted)
+    else:
+        read = _read_tar(source, wanted)
+    for name, content in read:
+        found += 1
+        yield name, content
+    if found != len(wanted):
+        raise InputError(f"{source}: expected {len(wanted)} files, found {found} of them")
+
+
+def _list_folder(folder: Path) -> tuple[list[str], list[str]]:
+    names, problems = [], []
+    root = folder.resolve()
+    for parent, folders, files in os.walk(folder):
+        for name in folders + files:
+            path = Path(parent, name)
+            relative = path.relative_to(folder).as_posix()
+            if path.is_symlink() and not path.resolve().is_relative_to(root):
+                problems.append(f"{relative}: a link that leaves the source")
+            elif path.is_symlink() and path.is_dir():
+                problems.append(f"{relative}: a link to a folder")
+            elif path.is_file():
+                names.append(relative)
+            elif not path.is_dir():
+                problems.append(f"{relative}: neither a file nor a folder")
+    return names, problems
+
+
+def _read_folder(folder: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    for name in names:
+        path = folder / name
+        _check_size(folder, name, path.stat().st_size)
+        yield name, path.read_bytes()
+
+
+def _list_zip(archive: Path) -> tuple[list[str], list[str]]:
+    names, problems = [], []
+    with _open_archive(archive), zipfile.ZipFile(archive) as opened:
+        for member in opened.infolist():
+            if stat.S_ISLNK(member.external_attr >> 16):
+                problems.append(f"{member.filename}: a link")
+            elif member.flag_bits & 1:
+                problems.append(f"{member.filename}: encrypted")
+            elif not member.is_dir():
+                names.append(member.filename)
+    return names, problems
+
+
+def _read_zip(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
+    with _open_archive(archive), zipfile.ZipFile(archive) as opened:
+        for member in opened.infolist():
+            if member.filename in names:
+                _check_size(archive, member.filename, member.file_size)
+                yield member.filename, opened.read(member)
+
+
+def _list_tar(archive: Path) -> tuple[list[str], list[str]]:
+    names, problems = [], []
+    with _open_archive(archive), tarfile.open(archive) as opened:
+        for member in opened:
+            if member.isfile():
+                names.append(member.name)
+            elif not member.isdir():
+                problems.append(f"{member.name}: neither a file nor a folder")
+    return names, problems
+
+
+def _read_tar(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
+    with _open_archive(archive), tarfile.open(archive) as opened:
+        for member in opened:
+            if member.isfile() and member.name in names:
+                _check_size(archive, member.name, member.size)
+                content = opened.extractfile(member)
+                assert content is not None
+                yield member.name, content.read()
+
+
+def _check_size(source: Path, name: str, size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise InputError(f"{source}: {name}: expected at most {MAX_FILE_BYTES} bytes, found {size}")
+
+
+@contextmanager
+def _open_archive(archive: Path) -> Iterator[None]:
+    try:
+        yield
+    except (
+        zipfile.BadZipFile,
+        tarfile.TarError,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+    ) as error:
+        raise InputError(f"{archive}: not a sound zip or tar archive: {error}") from None

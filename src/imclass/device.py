@@ -1,0 +1,28 @@
+"""Where a run happens, and what must be fixed for it to repeat bit for bit."""
+
+import os
+
+import torch
+
+from imclass.errors import InputError
+
+
+def select_device(name: str) -> torch.device:
+    """auto: the GPU if there is one, else the CPU; otherwise the device of that name.
+
+    Raises InputError where this machine or this build of PyTorch does not have it.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    device = torch.device(name)
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if (device.index or 0) >= count[device.type]:
+        raise InputError(f"device: expected one that this machine has, found {name!r}; try auto or cpu")
+    return device
+
+
+def make_deterministic(threads: int) -> None:
+    """Let PyTorch use only operations that repeat bit for bit, on a fixed number of threads (it changes the bits)."""
+    torch.set_num_threads(threads)
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats only with a fixed workspace
+    torch.use_deterministic_algorithms(True)

@@ -1,0 +1,1 @@
+"""Trained model + test split -> predictions, metrics, figures."""

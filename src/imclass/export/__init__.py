@@ -1,0 +1,1 @@
+"""Trained model -> files that run without imclass."""

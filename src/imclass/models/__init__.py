@@ -1,0 +1,1 @@
+"""Networks, their assembly and their file."""

@@ -1,0 +1,80 @@
+"""uint8 images -> logits: a network with its input convention, assembled from what a model file records."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+
+from imclass.models.cnn import Cnn
+from imclass.models.mlp import Mlp
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that is needed to build a model again, as plain JSON values.
+
+    `network` holds the name and the options of the network, `fit` the shape of its images and how pictures are brought
+    to it, `mean` and `std` one number per channel of pixels in 0..1. `mirror` averages the logits of an image and its
+    mirror image outside training.
+    """
+
+    classes: list[str]
+    fit: dict[str, Any]
+    mean: list[float]
+    mirror: bool
+    network: dict[str, Any]
+    std: list[float]
+
+
+class Classifier(nn.Module):
+    """A network that normalises its own input, so that no two users of it can do so differently."""
+
+    pixel_mean: Tensor
+    pixel_std: Tensor
+
+    def __init__(self, network: nn.Module, config: ModelConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        # In levels of 0..255; they follow from the config and are not stored with the weights.
+        self.register_buffer("pixel_mean", 255 * torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("pixel_std", 255 * torch.tensor(config.std).view(-1, 1, 1), persistent=False)
+
+    def normalise(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
+        """To mean 0 and standard deviation 1 over the training images."""
+        return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
+
+    def forward(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Logits of a batch."""
+        normalised = self.normalise(images)
+        logits = self.network(normalised)
+        if self.config.mirror and not self.training:
+            logits = (logits + self.network(normalised.flip(3))) / 2
+        return logits
+
+    def predict_probabilities(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Softmax of the logits: each row sums to 1."""
+        return nn.functional.softmax(self(images), dim=1)
+
+
+def build_model(config: ModelConfig) -> Classifier:
+    """Assemble a model with fresh weights, drawn from PyTorch's global generator."""
+    options = dict(config.network)
+    name = options.pop("name")
+    channels, height, width = (config.fit[key] for key in ("channels", "height", "width"))
+    network: nn.Module
+    if name == "mlp":
+        network = Mlp(channels, height, width, len(config.classes), **options)
+    elif name == "cnn":
+        network = Cnn(channels, len(config.classes), **options)
+    else:
+        raise ValueError(f"expected a network named mlp or cnn, found {name!r}")
+    return Classifier(network, config)
+
+
+def adapt_to_images(model: Classifier, images: UInt8[Tensor, "n c h w"]) -> None:
+    """Set what a network takes from a sample of training images before it learns."""
+    if isinstance(model.network, Cnn):
+        model.network.whiten_stem(model.normalise(images))

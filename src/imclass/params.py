@@ -1,0 +1,201 @@
+"""params.yaml -> frozen, checked parameters.
+
+PyYAML follows YAML 1.1, where `1e-3` is a string, `010` is 8 and `no` is false; DVC follows YAML 1.2. This loader reads
+scalars by the core schema of YAML 1.2, so that both see the same values.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from imclass.errors import InputError, list_problems
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Size = Annotated[int, Field(ge=1, le=4096)]
+Width = Annotated[int, Field(ge=1, le=65536)]
+PerChannel = Annotated[list[float], Field(min_length=1, max_length=3)]
+
+
+class Section(BaseModel):
+    """Parameters that must be there, with no other keys beside them."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+
+
+class DataParams(Section):
+    path: Annotated[str, Field(min_length=1)]
+    split_seed: int
+    val_fraction: Fraction
+    test_fraction: Fraction
+
+    @model_validator(mode="after")
+    def _leave_some_for_training(self) -> "DataParams":
+        if self.val_fraction + self.test_fraction >= 1:
+            raise ValueError("expected val_fraction + test_fraction below 1, so that images are left to train on")
+        return self
+
+
+class BuildParams(Section):
+    channels: Literal[1, 3]
+    height: Size
+    width: Size
+    fit: Literal["crop", "pad", "stretch"]
+    background: Annotated[int, Field(ge=0, le=255)]
+
+
+class MlpParams(Section):
+    hidden: Annotated[list[Width], Field(max_length=16)]
+    dropout: Fraction
+
+
+class CnnParams(Section):
+    widths: Annotated[list[Width], Field(min_length=1, max_length=8)]
+    dropout: Fraction
+
+
+class ModelParams(Section):
+    name: Literal["mlp", "cnn"]
+    mirror: bool
+    mean: PerChannel | None
+    std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=3)] | None
+    mlp: MlpParams
+    cnn: CnnParams
+
+
+class TrainParams(Section):
+    optimizer: Literal["sgd", "adamw"]
+    momentum: Fraction
+    weight_decay: Annotated[float, Field(ge=0)]
+    schedule: Literal["constant", "one-cycle"]
+    label_smoothing: Fraction
+
+
+class AugmentParams(Section):
+    flip: bool
+    shift: Annotated[int, Field(ge=0, le=256)]
+
+
+class ExportParams(Section):
+    tolerance: Annotated[float, Field(gt=0)]
+
+
+class Params(Section):
+    """Everything in params.yaml. `device` and `workers` say where a run happens, all others what it is."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    epochs: Annotated[int, Field(ge=1)]
+    batch_size: Annotated[int, Field(ge=1, le=1_048_576)]
+    lr: Annotated[float, Field(gt=0)]
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    workers: Annotated[int, Field(ge=0, le=1024)]
+    threads: Annotated[int, Field(ge=1, le=1024)]
+    data: DataParams
+    build: BuildParams
+    model: ModelParams
+    train: TrainParams
+    augment: AugmentParams
+    export: ExportParams
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> "Params":
+        for key, values in ("model.mean", self.model.mean), ("model.std", self.model.std):
+            if values is not None and len(values) != self.build.channels:
+                raise ValueError(f"{key}: expected {self.build.channels} numbers (build.channels), found {len(values)}")
+        if (self.model.mean is None) != (self.model.std is None):
+            raise ValueError("model.mean, model.std: expected both given or both null")
+        return self
+
+
+def load_params(path: Path) -> Params:
+    """Read and check the whole file.
+
+    Raises InputError naming every unknown, missing, ill-typed or out-of-range key at once.
+    """
+    try:
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_CoreLoader)
+    except yaml.YAMLError as error:
+        raise InputError(f"{path}: not the YAML expected here: {' '.join(str(error).split())}") from None
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not readable as YAML in UTF-8: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{path}: expected keys with values, found {_shorten(values)}")
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        known = sorted(_list_keys(Params))
+        problems = [_explain(problem, known) for problem in error.errors()]
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
+        raise InputError(f"{path}: {count}\n{list_problems(problems)}") from None
+
+
+def _explain(problem: Any, known: list[str]) -> str:
+    key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("list[", "function-")))
+    if problem["type"] == "extra_forbidden":
+        return f"{key}: unknown key{_suggest(key, known)}"
+    if problem["type"] == "missing":
+        return f"{key}: missing"
+    if problem["type"] == "value_error":
+        return f"{key}: {problem['ctx']['error']}" if key else str(problem["ctx"]["error"])
+    expected = problem["msg"].replace("Input should be", "expected").replace("String should", "expected to")
+    return f"{key}: {expected}, found {_shorten(problem['input'])}"
+
+
+def _suggest(key: str, known: list[str]) -> str:
+    """The nearest key by its whole dotted name, or by its last part in any section."""
+    by_last_part = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
+    for wanted, names in (key, {name: name for name in known}), (key.rsplit(".", 1)[-1], by_last_part):
+        if close := difflib.get_close_matches(wanted, names, n=1, cutoff=0.7):
+            return f"; did you mean {names[close[0]]}?"
+    return ""
+
+
+def _list_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += _list_keys(field.annotation, f"{prefix}{name}.")
+    return keys
+
+
+def _shorten(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """YAML 1.2 core schema, without what has no place in a parameter file: aliases, tags, twice the same key."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "aliases are not used here", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+for _tag, _pattern in (
+    ("null", r"^(~|null|Null|NULL|)$"),
+    ("bool", r"^(true|True|TRUE|false|False|FALSE)$"),
+    ("int", r"^[-+]?(0|[1-9][0-9]*)$"),
+    (
+        "float",
+        r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$",
+    ),
+):
+    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), None)

@@ -1,0 +1,27 @@
+"""The command line of a stage: paths from dvc.yaml, numbers from params.yaml, a user's mistake as one message."""
+
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from imclass.errors import InputError
+from imclass.params import load_params
+
+PARAMS_FILE = Path("params.yaml")  # DVC's own name for it, in the folder of dvc.yaml
+
+
+def run(stage: Callable[..., None]) -> None:
+    """Call `stage(params, *paths)` with the checked parameters and the paths given on the command line.
+
+    A mistake of the user (InputError) or of the machine (OSError) ends the process with its message and status 1, any
+    other exception is our own and keeps its traceback.
+    """
+    names = list(inspect.signature(stage).parameters)[1:]
+    paths = [Path(argument) for argument in sys.argv[1:]]
+    if len(paths) != len(names):
+        sys.exit(f"usage: python stages/{stage.__name__}.py {' '.join(name.upper() for name in names)}")
+    try:
+        stage(load_params(PARAMS_FILE), *paths)
+    except (InputError, OSError) as error:
+        sys.exit(f"{stage.__name__}: {error}")

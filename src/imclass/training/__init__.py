@@ -1,0 +1,1 @@
+"""Packed arrays + model -> trained model and its history."""

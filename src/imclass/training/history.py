@@ -1,0 +1,49 @@
+"""History of a training <-> history.csv, one row per epoch."""
+
+import csv
+import io
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from imclass.errors import InputError
+from imclass.files import write_text
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images gave. Losses are means over images, accuracies lie in 0..1.
+
+    The training figures are those of the batches as they were learnt, with augmentation, dropout and label smoothing.
+    `learning_rate` is that of the last step.
+    """
+
+    epoch: int
+    train_loss: float
+    train_accuracy: float
+    val_loss: float
+    val_accuracy: float
+    learning_rate: float
+
+
+COLUMNS = [field.name for field in fields(Epoch)]
+
+
+def write_history(history: list[Epoch], path: Path) -> None:
+    """Write all epochs, whole or not at all."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(epoch) for epoch in history)
+    write_text(path, text.getvalue())
+
+
+def read_history(path: Path) -> list[Epoch]:
+    """Read what `write_history` wrote. Raises InputError where the file is not such a table."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file))
+    try:
+        if len(rows) < 2 or rows[0] != COLUMNS:
+            raise ValueError(f"expected columns {','.join(COLUMNS)} and at least one epoch")
+        return [Epoch(int(row[0]), *map(float, row[1:])) for row in rows[1:]]
+    except (ValueError, TypeError, IndexError) as error:
+        raise InputError(f"{path}: not a history of a training: {error}") from None

@@ -1,0 +1,63 @@
+"""model.safetensors + packed set -> metrics, predictions and a picture of the test split, read once."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
+
+from imclass.data.packed import open_packed, read_names
+from imclass.device import make_deterministic, select_device
+from imclass.evaluation.figure import draw_summary
+from imclass.evaluation.metrics import count_confusion, describe, mean_log_loss
+from imclass.evaluation.predictions import write_predictions
+from imclass.files import write_text
+from imclass.models.inference import compute_logits
+from imclass.models.modelfile import load_model
+from imclass.params import Params
+from imclass.stage import run
+from imclass.training.history import read_history
+
+
+def evaluate(
+    params: Params,
+    packed: Path,
+    model_file: Path,
+    history_file: Path,
+    metrics_file: Path,
+    predictions_file: Path,
+    figure_file: Path,
+) -> None:
+    make_deterministic(params.threads)
+    data = open_packed(packed)
+    test = data.splits["test"]
+    model = load_model(model_file).to(select_device(params.device)).to(memory_format=torch.channels_last)
+    logits = compute_logits(model, test.images)
+    probabilities = torch.softmax(logits, dim=1).numpy()
+
+    confusion = count_confusion(test.labels, probabilities.argmax(axis=1), len(data.classes))
+    metrics = describe(confusion, mean_log_loss(logits.numpy(), test.labels), data.classes)
+    write_text(metrics_file, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    write_predictions(
+        predictions_file,
+        names=read_names(data, "test"),
+        labels=test.labels,
+        probabilities=probabilities,
+        classes=data.classes,
+    )
+    draw_summary(
+        figure_file,
+        history=read_history(history_file),
+        confusion=confusion,
+        classes=data.classes,
+        images=test.images,
+        labels=test.labels,
+        probabilities=probabilities,
+    )
+    print(" ".join(f"{name} {value:.4g}" for name, value in metrics["test"].items()))
+
+
+if __name__ == "__main__":
+    run(evaluate)

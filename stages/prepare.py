@@ -1,0 +1,36 @@
+"""source of images -> annotations.csv: image,label,split,group,sha256."""
+
+import hashlib
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
+
+from imclass.data.annotations import label_images, write_annotations
+from imclass.data.source import read_files
+from imclass.data.split import assign_splits, check_splits, count_splits
+from imclass.params import Params
+from imclass.stage import run
+
+
+def prepare(params: Params, source: Path, annotations: Path) -> None:
+    table = label_images(source)
+    files = tqdm(read_files(source, table.image), "hash", len(table), unit="img", disable=None)
+    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files}
+    table["sha256"] = table.image.map(sha256)
+    table["split"] = assign_splits(
+        table,
+        seed=params.data.split_seed,
+        val_fraction=params.data.val_fraction,
+        test_fraction=params.data.test_fraction,
+    )
+    check_splits(table)
+    write_annotations(table, annotations)
+    counts = count_splits(table)
+    print(f"{len(table)} images of {len(counts)} classes", counts.to_string(), sep="\n")
+
+
+if __name__ == "__main__":
+    run(prepare)
