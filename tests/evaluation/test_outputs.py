@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from imclass.evaluation.figure import draw_summary
+from imclass.evaluation.metrics import count_confusion
+from imclass.evaluation.predictions import write_predictions
+from imclass.training.history import Epoch
+
+HISTORY = [Epoch(1, 2.0, 0.3, 1.5, 0.4, 0.1), Epoch(2, 1.0, 0.6, 0.9, 0.7, 0.05)]
+
+
+def make_probabilities(count: int, k: int) -> np.ndarray:
+    weights = np.random.default_rng(0).random((count, k)).astype(np.float32)
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def test_predictions_hold_labels_and_probabilities(tmp_path: Path) -> None:
+    probabilities = np.array([[0.25, 0.75], [0.9, 0.1]], np.float32)
+    write_predictions(
+        tmp_path / "p.csv",
+        names=["a.png", "b, c.png"],
+        labels=np.array([0, 0]),
+        probabilities=probabilities,
+        classes=["NA", "b"],
+    )
+    table = pd.read_csv(tmp_path / "p.csv", keep_default_na=False)
+    assert table.columns.tolist() == ["image", "label", "predicted", "p_NA", "p_b"]
+    assert table.image.tolist() == ["a.png", "b, c.png"]
+    assert table.predicted.tolist() == ["b", "NA"]
+    np.testing.assert_allclose(table[["p_NA", "p_b"]], probabilities, atol=1e-6)
+
+
+def draw(path: Path, k: int, channels: int) -> None:
+    probabilities = make_probabilities(60, k)
+    labels = np.random.default_rng(1).integers(0, k, 60)
+    draw_summary(
+        path,
+        history=HISTORY,
+        confusion=count_confusion(labels, probabilities.argmax(axis=1), k),
+        classes=[f"class {at}" for at in range(k)],
+        images=np.random.default_rng(2).integers(0, 256, (60, channels, 9, 7), np.uint8),
+        labels=labels,
+        probabilities=probabilities,
+    )
+
+
+def test_summary_is_a_picture_with_stable_bytes(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", 3, 1)
+    draw(tmp_path / "b.png", 3, 1)
+    assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+    with Image.open(tmp_path / "a.png") as picture:
+        assert picture.size == (1100, 800)
+        assert not picture.info.get("Software")
+
+
+def test_summary_of_many_classes_and_colour_pictures(tmp_path: Path) -> None:
+    draw(tmp_path / "a.png", 200, 3)
+    assert (tmp_path / "a.png").stat().st_size > 10_000
+
+
+def test_summary_without_a_mistake(tmp_path: Path) -> None:
+    draw_summary(
+        tmp_path / "a.png",
+        history=HISTORY[:1],
+        confusion=np.array([[1, 0], [0, 1]]),
+        classes=["$a_b$", "b"],
+        images=np.zeros((2, 1, 4, 4), np.uint8),
+        labels=np.array([0, 1]),
+        probabilities=np.eye(2, dtype=np.float32),
+    )
+    assert (tmp_path / "a.png").exists()

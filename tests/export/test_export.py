@@ -1,0 +1,116 @@
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from imclass.errors import InputError
+from imclass.export.graph import save_onnx, save_program, trace_program
+from imclass.export.parity import Parity, check_parity, compare, run_onnx, run_program
+from imclass.models.classifier import Classifier, ModelConfig, build_model
+
+LIBRARY = Path(__file__).parents[2] / "src"
+NETWORKS = {
+    "mlp": {"name": "mlp", "hidden": [16], "dropout": 0.2},
+    "cnn": {"name": "cnn", "widths": [8], "dropout": 0.2},
+}
+
+
+def make_model(network: str, *, channels: int = 1, mirror: bool = False) -> Classifier:
+    torch.manual_seed(0)
+    fit = {"channels": channels, "height": 8, "width": 8, "fit": "crop", "background": 255}
+    config = ModelConfig(["a", "b", "né"], fit, [0.5] * channels, mirror, NETWORKS[network], [0.25] * channels)
+    return build_model(config).eval()
+
+
+@pytest.fixture(params=[("mlp", 1, False), ("cnn", 3, True)], ids=["mlp", "cnn"])
+def model(request: pytest.FixtureRequest) -> Classifier:
+    network, channels, mirror = request.param
+    return make_model(network, channels=channels, mirror=mirror)
+
+
+def make_images(model: Classifier, count: int) -> np.ndarray:
+    shape = (count, model.config.fit["channels"], 8, 8)
+    return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+
+
+def test_both_files_give_the_models_probabilities_for_any_number_of_images(model: Classifier, tmp_path: Path) -> None:
+    program = trace_program(model)
+    save_onnx(program, model, tmp_path / "m.onnx")
+    save_program(program, model, tmp_path / "m.pt2")
+    for count in 1, 7, 300:
+        images = make_images(model, count)
+        expected = model.predict_probabilities(torch.from_numpy(images)).detach().numpy()
+        np.testing.assert_allclose(run_onnx(tmp_path / "m.onnx", images, threads=1), expected, atol=1e-6)
+        np.testing.assert_allclose(run_program(tmp_path / "m.pt2", images), expected, atol=1e-6)
+
+
+def test_metadata_tells_classes_and_input(tmp_path: Path) -> None:
+    model = make_model("mlp")
+    program = trace_program(model)
+    save_onnx(program, model, tmp_path / "m.onnx")
+    save_program(program, model, tmp_path / "m.pt2")
+    proto = onnx.load(tmp_path / "m.onnx")
+    assert [entry.key for entry in proto.metadata_props] == ["imclass"]
+    extra = {"imclass": ""}
+    torch.export.load(tmp_path / "m.pt2", extra_files=extra)
+    expected = {"classes": model.config.classes, "fit": model.config.fit}
+    assert json.loads(proto.metadata_props[0].value) == json.loads(extra["imclass"]) == expected
+
+
+def test_onnx_takes_uint8_and_holds_its_weights(tmp_path: Path) -> None:
+    model = make_model("cnn")
+    save_onnx(trace_program(model), model, tmp_path / "m.onnx")
+    graph = onnx.load(tmp_path / "m.onnx", load_external_data=False).graph
+    assert graph.input[0].type.tensor_type.elem_type == onnx.TensorProto.UINT8
+    assert not any(tensor.external_data for tensor in graph.initializer)
+    assert [path.name for path in tmp_path.iterdir()] == ["m.onnx"]
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+import torch
+from imclass.export.graph import save_onnx, save_program, trace_program
+from imclass.models.classifier import ModelConfig, build_model
+torch.manual_seed(0)
+fit = {"channels": 1, "height": 8, "width": 8, "fit": "crop", "background": 255}
+model = build_model(ModelConfig(["a", "b"], fit, [0.5], False, {"name": "cnn", "widths": [8], "dropout": 0.0}, [0.25]))
+program = trace_program(model)
+save_onnx(program, model, Path(sys.argv[1], "m.onnx"))
+save_program(program, model, Path(sys.argv[1], "m.pt2"))
+"""
+
+
+def test_bytes_do_not_depend_on_the_place_of_the_checkout(tmp_path: Path) -> None:
+    contents = []
+    for name in "a", "a longer name":
+        library = tmp_path / name / "src"
+        shutil.copytree(LIBRARY, library)
+        subprocess.run(
+            [sys.executable, "-c", SCRIPT, library.parent], env={**os.environ, "PYTHONPATH": str(library)}, check=True
+        )
+        contents.append([(library.parent / file).read_bytes() for file in ("m.onnx", "m.pt2")])
+    assert contents[0] == contents[1]
+    assert not any(b".py" in content for content in contents[0])
+
+
+def test_comparison_counts_changed_decisions() -> None:
+    expected = np.array([[0.6, 0.4], [0.3, 0.7]], np.float32)
+    found = np.array([[0.4, 0.6], [0.3, 0.7]], np.float32)
+    parity = compare(expected, found)
+    assert parity.largest_difference == pytest.approx(0.2)
+    assert parity.changed_decisions == 1
+
+
+@pytest.mark.parametrize("difference", [0.2, float("nan")])
+def test_a_difference_beyond_the_tolerance_fails(difference: float) -> None:
+    with pytest.raises(InputError, match=r"onnx: expected probabilities within 0\.001 of the model's"):
+        check_parity({"onnx": Parity(difference, 0)}, tolerance=0.001)
+    check_parity({"onnx": Parity(0.001, 0)}, tolerance=0.001)

@@ -1,0 +1,166 @@
+import copy
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from imclass.data.augment import flip_and_shift
+from imclass.data.loader import ShuffledBatches, load_batches
+from imclass.data.packed import Split
+from imclass.errors import InputError
+from imclass.models.classifier import Classifier, ModelConfig, build_model
+from imclass.training.fit import fit, validate
+from imclass.training.history import Epoch, read_history, write_history
+from imclass.training.optimizer import build_optimizer
+from imclass.training.schedule import constant, one_cycle
+
+CONFIG = ModelConfig(
+    classes=["dark", "bright"],
+    fit={"channels": 1, "height": 4, "width": 4, "fit": "crop", "background": 255},
+    mean=[0.5],
+    mirror=False,
+    network={"name": "mlp", "hidden": [8], "dropout": 0.0},
+    std=[0.5],
+)
+
+
+def make_split(count: int, seed: int = 0) -> Split:
+    """Dark pictures of class 0, bright ones of class 1."""
+    chance = np.random.default_rng(seed)
+    labels = chance.integers(0, 2, count)
+    images = chance.integers(0, 156, (count, 1, 4, 4)) + 100 * labels[:, None, None, None]
+    return Split(images.astype(np.uint8), labels)
+
+
+VAL = make_split(40, seed=1)
+
+
+def train(
+    model: Classifier, val: Split = VAL, *, epochs: int = 3, lr: float = 0.1, shift: int = 0, seed: int = 0
+) -> list[Epoch]:
+    split = make_split(100)
+    dataset = ShuffledBatches(
+        split.images, split.labels, batch_size=16, augment=partial(flip_and_shift, flip=False, shift=shift), seed=seed
+    )
+    return fit(
+        model,
+        load_batches(dataset),
+        val,
+        epochs=epochs,
+        optimizer=build_optimizer(model, name="sgd", lr=lr, momentum=0.9, weight_decay=0.0),
+        schedule=partial(one_cycle, num_steps=epochs * len(dataset), peak=lr),
+        label_smoothing=0.0,
+        seed=seed,
+    )
+
+
+def make_model(seed: int = 0, **network: object) -> Classifier:
+    torch.manual_seed(seed)
+    return build_model(replace(CONFIG, network={**CONFIG.network, **network}))
+
+
+def test_learns_what_can_be_learnt() -> None:
+    history = train(make_model(), epochs=10)
+    assert history[-1].val_accuracy > 0.95
+    assert history[-1].train_loss < history[0].train_loss
+
+
+def test_equals_a_loop_written_out_by_hand() -> None:
+    model = make_model()
+    twin = copy.deepcopy(model)
+    history = train(model, epochs=1, lr=0.05)
+    split = make_split(100)
+    dataset = ShuffledBatches(split.images, split.labels, batch_size=16, augment=lambda x, generator: x, seed=0)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    losses, hits = [], 0
+    for step, (images, labels) in enumerate(dataset):
+        optimizer.param_groups[0]["lr"] = one_cycle(step, num_steps=7, peak=0.05)
+        logits = twin(images)
+        loss = nn.functional.cross_entropy(logits, labels, reduction="none")
+        optimizer.zero_grad()
+        loss.mean().backward()
+        optimizer.step()
+        losses += loss.tolist()
+        hits += int((logits.argmax(1) == labels).sum())
+    for ours, theirs in zip(model.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    # The mean over images, not over batches of 16 and 4.
+    assert history[0].train_loss == pytest.approx(np.mean(losses), rel=1e-5)
+    assert history[0].train_accuracy == hits / 100
+
+
+def test_keeps_the_epoch_of_the_lowest_validation_loss() -> None:
+    # Labels that have nothing to do with the images: what is learnt makes them worse.
+    val = replace(make_split(40, seed=1), labels=np.arange(40) % 2)
+    model = make_model()
+    history = train(model, val, epochs=6)
+    losses = [epoch.val_loss for epoch in history]
+    assert min(losses) < losses[-1], "the last epoch is the best: the test shows nothing"
+    assert validate(model, val)[0] == pytest.approx(min(losses))
+
+
+@pytest.mark.parametrize("network", [{}, {"dropout": 0.5}], ids=["plain", "dropout"])
+def test_same_seed_same_weights_and_another_seed_others(network: dict[str, object]) -> None:
+    weights = []
+    for seed in 0, 0, 1:
+        model = make_model(seed=0, **network)
+        train(model, shift=1, seed=seed)
+        weights.append(torch.cat([p.flatten() for p in model.parameters()]))
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_label_smoothing_is_that_of_the_paper() -> None:
+    logits = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    smooth = nn.functional.one_hot(labels, 3) * 0.9 + 0.1 / 3
+    expected = -(smooth * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels), expected)
+
+
+def test_a_loss_that_is_no_number_stops_the_training() -> None:
+    with pytest.raises(InputError, match="no longer a number.*lower lr"):
+        train(make_model(), lr=1e30)
+
+
+def test_is_quiet_when_not_on_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    train(make_model(), epochs=1)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_validation_needs_no_gradients_and_does_not_change_the_model() -> None:
+    model = make_model()
+    before = copy.deepcopy(model.state_dict())
+    validate(model, make_split(10))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_history_round_trip_and_refusal(tmp_path: Path) -> None:
+    history = train(make_model())
+    write_history(history, tmp_path / "history.csv")
+    assert read_history(tmp_path / "history.csv") == history
+    (tmp_path / "history.csv").write_text("epoch,loss\n1,2\n")
+    with pytest.raises(InputError, match=r"history\.csv: not a history of a training: expected columns epoch,"):
+        read_history(tmp_path / "history.csv")
+
+
+def test_constant_rate_reaches_the_optimizer() -> None:
+    model = make_model()
+    split = make_split(32)
+    dataset = ShuffledBatches(split.images, split.labels, batch_size=16, augment=lambda x, generator: x, seed=0)
+    history = fit(
+        model,
+        load_batches(dataset),
+        split,
+        epochs=1,
+        optimizer=build_optimizer(model, name="adamw", lr=9.0, momentum=0.0, weight_decay=0.0),
+        schedule=partial(constant, num_steps=2, peak=0.001),
+        label_smoothing=0.0,
+        seed=0,
+    )
+    assert history[0].learning_rate == 0.001
