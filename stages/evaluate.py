@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's li
 from imclass.data.packed import open_packed, read_names
 from imclass.device import make_deterministic, select_device
 from imclass.evaluation.figure import draw_summary
-from imclass.evaluation.metrics import count_confusion, describe, mean_log_loss
+from imclass.evaluation.metrics import count_confusion, mean_log_loss, summarise, write_class_scores
 from imclass.evaluation.predictions import write_predictions
 from imclass.files import write_text
 from imclass.models.inference import compute_logits
@@ -27,6 +27,7 @@ def evaluate(
     model_file: Path,
     history_file: Path,
     metrics_file: Path,
+    classes_file: Path,
     predictions_file: Path,
     figure_file: Path,
 ) -> None:
@@ -38,8 +39,9 @@ def evaluate(
     probabilities = torch.softmax(logits, dim=1).numpy()
 
     confusion = count_confusion(test.labels, probabilities.argmax(axis=1), len(data.classes))
-    metrics = describe(confusion, mean_log_loss(logits.numpy(), test.labels), data.classes)
-    write_text(metrics_file, json.dumps(metrics, indent=2, ensure_ascii=False) + "\n")
+    metrics = summarise(confusion, mean_log_loss(logits.numpy(), test.labels))
+    write_text(metrics_file, json.dumps({"test": metrics}, indent=2) + "\n")
+    write_class_scores(confusion, data.classes, classes_file)
     write_predictions(
         predictions_file,
         names=read_names(data, "test"),
@@ -56,7 +58,10 @@ def evaluate(
         labels=test.labels,
         probabilities=probabilities,
     )
-    print(" ".join(f"{name} {value:.4g}" for name, value in metrics["test"].items()))
+    print(
+        f"accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}, macro F1 {metrics['macro_f1']:.4f} "
+        f"on {metrics['images']} test images"
+    )
 
 
 if __name__ == "__main__":

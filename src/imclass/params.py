@@ -145,10 +145,12 @@ def _explain(problem: Any, known: list[str]) -> str:
 
 
 def _suggest(key: str, known: list[str]) -> str:
-    """The nearest key by its whole dotted name, or by its last part in any section."""
+    """The same key in another section, or the nearest by its whole dotted name, or by its last part."""
+    last_part = key.rsplit(".", 1)[-1]
     by_last_part = {name.rsplit(".", 1)[-1]: name for name in reversed(known)}
-    for wanted, names in (key, {name: name for name in known}), (key.rsplit(".", 1)[-1], by_last_part):
-        if close := difflib.get_close_matches(wanted, names, n=1, cutoff=0.7):
+    by_name = {name: name for name in known}
+    for wanted, names, cutoff in (last_part, by_last_part, 1), (key, by_name, 0.7), (last_part, by_last_part, 0.7):
+        if close := difflib.get_close_matches(wanted, names, n=1, cutoff=cutoff):
             return f"; did you mean {names[close[0]]}?"
     return ""
 
@@ -173,14 +175,14 @@ class _CoreLoader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            event = self.peek_event()
-            raise yaml.composer.ComposerError(None, None, "aliases are not used here", event.start_mark)
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or event.tag:
+            raise yaml.composer.ComposerError(None, None, "aliases and tags are not used here", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"the key {key.value!r} stands twice", key.start_mark
@@ -192,10 +194,11 @@ class _CoreLoader(yaml.SafeLoader):
 for _tag, _pattern in (
     ("null", r"^(~|null|Null|NULL|)$"),
     ("bool", r"^(true|True|TRUE|false|False|FALSE)$"),
-    ("int", r"^[-+]?(0|[1-9][0-9]*)$"),
+    ("int", r"^[-+]?[0-9]{1,4000}$"),  # Python converts no longer ones; they are read as an infinite float and refused
     (
         "float",
         r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$|^[-+]?\.(inf|Inf|INF)$|^\.(nan|NaN|NAN)$",
     ),
 ):
     _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(_pattern), None)
+_CoreLoader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))  # PyYAML's own takes 010 for 8

@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn import metrics as oracle
 
-from imclass.evaluation.metrics import count_confusion, describe, mean_log_loss, score_classes
+from imclass.evaluation.metrics import count_confusion, mean_log_loss, score_classes, summarise, write_class_scores
 
 
 @pytest.fixture(params=[2, 10, 200])
@@ -43,13 +46,10 @@ def test_log_loss_of_large_logits_is_finite() -> None:
     assert mean_log_loss(np.array([[1e4, -1e4]], np.float32), np.array([1])) == pytest.approx(2e4)
 
 
-def test_description_by_hand() -> None:
+def test_figures_by_hand(tmp_path: Path) -> None:
+    confusion = np.array([[3, 1], [0, 4]])
     f1 = (6 / 7 + 8 / 9) / 2
-    figures = describe(np.array([[3, 1], [0, 4]]), 0.5, ["a", "b"])
-    assert figures["test"] == {
-        "accuracy": 7 / 8,
-        "loss": 0.5,
-        "macro_f1": pytest.approx(f1),
-        "images": 8,
-    }
-    assert figures["classes"]["a"] == {"precision": 1.0, "recall": 0.75, "f1": pytest.approx(6 / 7), "support": 4}
+    assert summarise(confusion, 0.5) == {"accuracy": 7 / 8, "loss": 0.5, "macro_f1": pytest.approx(f1), "images": 8}
+    write_class_scores(confusion, ["a,b", "c"], tmp_path / "classes.csv")
+    table = pd.read_csv(tmp_path / "classes.csv", index_col="class")
+    assert table.loc["a,b"].tolist() == [1.0, 0.75, pytest.approx(6 / 7), 4]

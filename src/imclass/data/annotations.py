@@ -39,6 +39,7 @@ def label_images(source: Path) -> pd.DataFrame:
     if table.label.nunique() < 2:
         found = f"only {table.label.iloc[0]!r}" if len(table) else "no image"
         raise InputError(f"{source}: expected images of at least two classes, found {found}")
+    _check_text(source, table)
     return table.sort_values("image", ignore_index=True)
 
 
@@ -89,8 +90,8 @@ def read_annotations(path: Path) -> pd.DataFrame:
 
 
 def _find_root(names: list[str]) -> str:
-    """The prefix of all names: '', or the one folder around everything, with its slash."""
-    tops = {name.split("/", 1)[0] for name in names}
+    """The prefix of all names but hidden ones: '', or the one folder around everything, with its slash."""
+    tops = {name.split("/", 1)[0] for name in names if not _is_hidden(name)}
     if len(tops) != 1 or tops <= set(SPLITS):
         return ""
     root = f"{tops.pop()}/"
@@ -131,6 +132,9 @@ def _label_by_folder(source: Path, root: str, names: list[str]) -> pd.DataFrame:
     images = [name for name in names if _is_image(name)]
     tops = {image.removeprefix(root).split("/", 1)[0] for image in images}
     by_split = bool(tops) and tops <= set(SPLITS)
+    if not by_split and {"train", "test"} <= tops:
+        others = ", ".join(map(repr, sorted(tops - set(SPLITS))[:5]))
+        raise InputError(f"{source}: expected no image outside the top folders {', '.join(SPLITS)}, found {others}")
     depth = 2 if by_split else 1
     rows, problems = [], []
     for image in images:
@@ -148,9 +152,22 @@ def _label_by_folder(source: Path, root: str, names: list[str]) -> pd.DataFrame:
 
 
 def _is_image(name: str) -> bool:
-    path = PurePosixPath(name)
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
-    return path.suffix.lower() in IMAGE_SUFFIXES and not hidden
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(name)
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def _check_text(source: Path, table: pd.DataFrame) -> None:
+    """Refuse what no CSV file gives back as it was: a carriage return, and a file name that is not UTF-8."""
+    problems = [
+        f"{image!r}, label {label!r}: expected neither a carriage return nor bytes that are not UTF-8"
+        for image, label, group in zip(table.image, table.label, table.group, strict=True)
+        if "\r" in (text := image + label + group) or text != text.encode(errors="replace").decode()
+    ]
+    if problems:
+        raise InputError(f"{source}: names or labels that cannot be written down\n{list_problems(problems)}")
 
 
 def _tell_unused(names: list[str], used: set[str]) -> None:

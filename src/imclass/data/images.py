@@ -91,10 +91,10 @@ def _decode_unnamed(content: bytes, background: int) -> Image.Image:
         raise ValueError(f"expected one picture, found {image.n_frames} frames or pages")  # type: ignore[attr-defined]
     if content.startswith(PNG_SIGNATURE):
         _check_png(content)
-    upright = image.getexif().get(EXIF_ORIENTATION, 1) in (0, 1)
     picture = _decode_jpeg(image, content) if image.format in ("JPEG", "MPO") else _reduce_mode(image, background)
-    if not upright:
-        picture.getexif()[EXIF_ORIENTATION] = image.getexif()[EXIF_ORIENTATION]
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1)  # of TIFF, Pillow has applied and removed it by now
+    if orientation not in (0, 1):
+        picture.getexif()[EXIF_ORIENTATION] = orientation
         ImageOps.exif_transpose(picture, in_place=True)
     return picture
 
@@ -110,6 +110,11 @@ def _decode_jpeg(image: Image.Image, content: bytes) -> Image.Image:
 
 def _reduce_mode(image: Image.Image, background: int) -> Image.Image:
     """To mode L or RGB."""
+    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
+        wide = np.asarray(image, dtype=np.uint32)
+        narrow = ((wide + 128) // 257).astype(np.uint8)
+        narrow[wide == image.info.get("transparency", -1)] = background
+        return Image.fromarray(narrow)
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         behind = Image.new("RGBA", rgba.size, (background, background, background, 255))
@@ -120,9 +125,6 @@ def _reduce_mode(image: Image.Image, background: int) -> Image.Image:
         return image
     if image.mode == "1":
         return image.convert("L")
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
-        wide = np.asarray(image, dtype=np.uint32)
-        return Image.fromarray(((wide + 128) // 257).astype(np.uint8))
     if image.mode in ("P", "CMYK", "YCbCr"):
         return image.convert("RGB")
     raise ValueError(f"expected 8 bit or 16-bit grey, found pixels of mode {image.mode}")

@@ -3,6 +3,7 @@
 Archives are streamed and never extracted: nothing in them can be written anywhere.
 """
 
+import lzma
 import os
 import stat
 import tarfile
@@ -24,7 +25,7 @@ def list_files(source: Path) -> list[str]:
     """
     if source.is_dir():
         names, problems = _list_folder(source)
-    elif zipfile.is_zipfile(source):
+    elif _is_zip(source):
         names, problems = _list_zip(source)
     elif source.is_file():
         names, problems = _list_tar(source)
@@ -46,7 +47,7 @@ def read_files(source: Path, names: Collection[str]) -> Iterator[tuple[str, byte
     found = 0
     if source.is_dir():
         read = _read_folder(source, sorted(wanted))
-    elif zipfile.is_zipfile(source):
+    elif _is_zip(source):
         read = _read_zip(source, wanted)
     else:
         read = _read_tar(source, wanted)
@@ -60,7 +61,7 @@ def read_files(source: Path, names: Collection[str]) -> Iterator[tuple[str, byte
 def _list_folder(folder: Path) -> tuple[list[str], list[str]]:
     names, problems = [], []
     root = folder.resolve()
-    for parent, folders, files in os.walk(folder):
+    for parent, folders, files in os.walk(folder, onerror=_fail):
         for name in folders + files:
             path = Path(parent, name)
             relative = path.relative_to(folder).as_posix()
@@ -76,10 +77,21 @@ def _list_folder(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def _read_folder(folder: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
+    root = folder.resolve()
     for name in names:
         path = folder / name
-        _check_size(folder, name, path.stat().st_size)
-        yield name, path.read_bytes()
+        if path.is_file() and path.resolve().is_relative_to(root):
+            _check_size(folder, name, path.stat().st_size)
+            yield name, path.read_bytes()
+
+
+def _fail(error: OSError) -> None:
+    raise error
+
+
+def _is_zip(archive: Path) -> bool:
+    """A tar whose last file is a zip ends as a zip does, but it is a tar."""
+    return zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive)
 
 
 def _list_zip(archive: Path) -> tuple[list[str], list[str]]:
@@ -106,7 +118,7 @@ def _read_zip(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
 def _list_tar(archive: Path) -> tuple[list[str], list[str]]:
     names, problems = [], []
     with _open_archive(archive), tarfile.open(archive) as opened:
-        for member in opened:
+        for member in _walk_tar(opened):
             if member.isfile():
                 names.append(member.name)
             elif not member.isdir():
@@ -116,12 +128,24 @@ def _list_tar(archive: Path) -> tuple[list[str], list[str]]:
 
 def _read_tar(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
     with _open_archive(archive), tarfile.open(archive) as opened:
-        for member in opened:
+        for member in _walk_tar(opened):
             if member.isfile() and member.name in names:
                 _check_size(archive, member.name, member.size)
                 content = opened.extractfile(member)
                 assert content is not None
                 yield member.name, content.read()
+
+
+def _walk_tar(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """All members. On its own tarfile ends at a damaged header as at the end, and leaves gzip's checksum unread."""
+    yield from opened
+    file = opened.fileobj
+    assert file is not None
+    file.seek(opened.offset)
+    if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise tarfile.ReadError(f"no header and no end at byte {opened.offset}")
+    while file.read(2**20):
+        pass
 
 
 def _check_size(source: Path, name: str, size: int) -> None:
@@ -137,8 +161,13 @@ def _open_archive(archive: Path) -> Iterator[None]:
         zipfile.BadZipFile,
         tarfile.TarError,
         zlib.error,
+        lzma.LZMAError,
         EOFError,
         NotImplementedError,
         RuntimeError,
+        UnicodeDecodeError,
+        OSError,
     ) as error:
+        if isinstance(error, OSError) and error.filename:
+            raise  # it says itself what it could not open
         raise InputError(f"{archive}: not a sound zip or tar archive: {error}") from None

@@ -3,11 +3,15 @@
 Shapes: n images, k classes. Rows of a confusion matrix are true classes, columns predicted ones.
 """
 
+import csv
+import io
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int64
+
+from imclass.files import write_text
 
 
 @dataclass(frozen=True)
@@ -45,26 +49,25 @@ def mean_log_loss(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " 
     return float(-log_probabilities[np.arange(len(labels)), labels].mean())
 
 
-def describe(confusion: Int64[np.ndarray, "k k"], log_loss: float, classes: list[str]) -> dict[str, Any]:
-    """The figures of a test as nested JSON values: `test` over all images, `classes` for each class."""
-    scores = score_classes(confusion)
+def summarise(confusion: Int64[np.ndarray, "k k"], log_loss: float) -> dict[str, float]:
+    """The figures of a test over all images."""
     return {
-        "test": {
-            "accuracy": float(confusion.trace() / confusion.sum()),
-            "loss": log_loss,
-            "macro_f1": float(scores.f1.mean()),
-            "images": int(confusion.sum()),
-        },
-        "classes": {
-            name: {
-                "precision": float(scores.precision[at]),
-                "recall": float(scores.recall[at]),
-                "f1": float(scores.f1[at]),
-                "support": int(scores.support[at]),
-            }
-            for at, name in enumerate(classes)
-        },
+        "accuracy": float(confusion.trace() / confusion.sum()),
+        "loss": log_loss,
+        "macro_f1": float(score_classes(confusion).f1.mean()),
+        "images": int(confusion.sum()),
     }
+
+
+def write_class_scores(confusion: Int64[np.ndarray, "k k"], classes: list[str], path: Path) -> None:
+    """Write one row per class: class, precision, recall, f1, support; whole or not at all."""
+    scores = score_classes(confusion)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", "precision", "recall", "f1", "support"])
+    columns = (scores.precision, scores.recall, scores.f1, scores.support)
+    writer.writerows(zip(classes, *(column.tolist() for column in columns), strict=True))
+    write_text(path, text.getvalue())
 
 
 def _divide(counts: np.ndarray, totals: np.ndarray) -> Float[np.ndarray, " k"]:
