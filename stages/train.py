@@ -33,6 +33,7 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         batch_size=params.batch_size,
         augment=partial(flip_and_shift, flip=params.augment.flip, shift=params.augment.shift),
         seed=params.seed,
+        device=device,
     )
 
     torch.manual_seed(params.seed)

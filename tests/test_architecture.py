@@ -17,6 +17,7 @@ STAGES = ("prepare", "build", "train", "evaluate", "export")
 ROOMS = [
     "errors",
     "files",
+    "tensors",
     "params",
     "stage",
     "device",

@@ -52,4 +52,4 @@ def test_figures_by_hand(tmp_path: Path) -> None:
     assert summarise(confusion, 0.5) == {"accuracy": 7 / 8, "loss": 0.5, "macro_f1": pytest.approx(f1), "images": 8}
     write_class_scores(confusion, ["a,b", "c"], tmp_path / "classes.csv")
     table = pd.read_csv(tmp_path / "classes.csv", index_col="class")
-    assert table.loc["a,b"].tolist() == [1.0, 0.75, pytest.approx(6 / 7), 4]
+    assert list(table.loc["a,b"]) == [1.0, 0.75, pytest.approx(6 / 7), 4]

@@ -11,6 +11,7 @@ from safetensors.torch import load, save
 from imclass.errors import InputError
 from imclass.models.classifier import Classifier, ModelConfig, build_model
 from imclass.models.modelfile import load_model, save_model
+from imclass.tensors import write_tensors
 
 CONFIG = ModelConfig(
     classes=["né", "=1+1", "007"],
@@ -64,16 +65,22 @@ def test_any_flipped_bit_or_cut_is_refused(model: Classifier, tmp_path: Path) ->
     [
         (b"", "not a safetensors file"),
         (pickle.dumps(print), "not a safetensors file"),
-        (save({"weight": torch.zeros(2)}), "expected a model written by imclass"),
-        (save({"weight": torch.zeros(2)}, {"imclass": "[1]"}), "expected a model written by imclass"),
+        (save({"weight": torch.zeros(2)}), "expected a file written by imclass"),
+        (save({"weight": torch.zeros(2)}, {"imclass": "[1]"}), "expected a file written by imclass"),
         (save({"weight": torch.zeros(2)}, {"imclass": "{"}), "not a safetensors file"),
-        (save({"weight": torch.zeros(2)}, {"imclass": '{"format":1}'}), "damaged"),
+        (save({"weight": torch.zeros(2)}, {"imclass": '{"record":{}}'}), "damaged"),
     ],
     ids=["empty", "pickle", "foreign", "list", "broken-json", "no-config"],
 )
 def test_another_file_is_refused(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "m").write_bytes(content)
     with pytest.raises(InputError, match=message):
+        load_model(tmp_path / "m")
+
+
+def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
+    write_tensors(tmp_path / "m", {"weight": torch.zeros(2)}, {"kind": "checkpoint 1"})
+    with pytest.raises(InputError, match="expected a 'model 1' of imclass, found 'checkpoint 1'"):
         load_model(tmp_path / "m")
 
 
@@ -97,5 +104,5 @@ def test_metadata_is_one_key_of_canonical_json(model: Classifier, tmp_path: Path
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     assert list(header["__metadata__"]) == ["imclass"]
     record = json.loads(header["__metadata__"]["imclass"])
-    assert record["config"]["classes"] == CONFIG.classes
+    assert record["record"]["config"]["classes"] == CONFIG.classes
     assert set(load(content)) == set(model.state_dict())

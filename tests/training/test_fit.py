@@ -36,6 +36,7 @@ def make_split(count: int, seed: int = 0) -> Split:
     return Split(images.astype(np.uint8), labels)
 
 
+CPU = torch.device("cpu")
 VAL = make_split(40, seed=1)
 
 
@@ -44,7 +45,12 @@ def train(
 ) -> list[Epoch]:
     split = make_split(100)
     dataset = ShuffledBatches(
-        split.images, split.labels, batch_size=16, augment=partial(flip_and_shift, flip=False, shift=shift), seed=seed
+        split.images,
+        split.labels,
+        batch_size=16,
+        augment=partial(flip_and_shift, flip=False, shift=shift),
+        seed=seed,
+        device=CPU,
     )
     return fit(
         model,
@@ -74,7 +80,9 @@ def test_equals_a_loop_written_out_by_hand() -> None:
     twin = copy.deepcopy(model)
     history = train(model, epochs=1, lr=0.05)
     split = make_split(100)
-    dataset = ShuffledBatches(split.images, split.labels, batch_size=16, augment=lambda x, generator: x, seed=0)
+    dataset = ShuffledBatches(
+        split.images, split.labels, batch_size=16, augment=lambda x, generator: x, seed=0, device=CPU
+    )
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     losses, hits = [], 0
     for step, (images, labels) in enumerate(dataset):
@@ -152,7 +160,9 @@ def test_history_round_trip_and_refusal(tmp_path: Path) -> None:
 def test_constant_rate_reaches_the_optimizer() -> None:
     model = make_model()
     split = make_split(32)
-    dataset = ShuffledBatches(split.images, split.labels, batch_size=16, augment=lambda x, generator: x, seed=0)
+    dataset = ShuffledBatches(
+        split.images, split.labels, batch_size=16, augment=lambda x, generator: x, seed=0, device=CPU
+    )
     history = fit(
         model,
         load_batches(dataset),

@@ -13,19 +13,21 @@ def flip_and_shift(
 ) -> UInt8[Tensor, "n c h w"]:
     """Mirror half of the images left to right (`flip`), and move each by up to `shift` pixels in both directions.
 
-    What a shift uncovers repeats the pixels at the edge. All is one gather, on the CPU.
+    What a shift uncovers repeats the pixels at the edge. All is one gather. The draws are made by `generator`, on the
+    CPU, so that they are the same whatever device holds the images.
     """
     if not flip and shift == 0:
         return images
     n, c, height, width = images.shape
-    rows = torch.arange(height).expand(n, height)
-    columns = torch.arange(width).expand(n, width)
+    device = images.device
+    rows = torch.arange(height, device=device).expand(n, height)
+    columns = torch.arange(width, device=device).expand(n, width)
     if shift > 0:
-        down, right = torch.randint(-shift, shift + 1, (2, n, 1), generator=generator)
+        down, right = torch.randint(-shift, shift + 1, (2, n, 1), generator=generator).to(device)
         rows = (rows - down).clamp_(0, height - 1)
         columns = (columns - right).clamp_(0, width - 1)
     if flip:
-        mirrored = torch.rand((n, 1), generator=generator) < 0.5
+        mirrored = torch.rand((n, 1), generator=generator).to(device) < 0.5
         columns = torch.where(mirrored, width - 1 - columns, columns)
     source = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, height * width)
     return images.flatten(2).gather(2, source.expand(n, c, -1)).view_as(images)

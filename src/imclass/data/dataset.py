@@ -22,6 +22,7 @@ class CustomImageDataset(Dataset[tuple[Any, Any]]):
 
     An item is a uint8 tensor C H W (C is 1 for grey and 3 for RGB) and the position of its label in `classes`, which
     are the sorted labels of the file; `transform` and `target_transform` are applied to them. Items follow the file.
+    `background` (0 to 255) lies behind transparent pixels.
     """
 
     def __init__(
@@ -30,6 +31,8 @@ class CustomImageDataset(Dataset[tuple[Any, Any]]):
         img_dir: str | Path,
         transform: Callable[[Tensor], Any] | None = None,
         target_transform: Callable[[int], Any] | None = None,
+        *,
+        background: int = 255,
     ) -> None:
         table = read_table(str(annotations_file), Path(annotations_file).read_bytes())
         self.images = table.image.tolist()
@@ -38,6 +41,7 @@ class CustomImageDataset(Dataset[tuple[Any, Any]]):
         self.img_dir = Path(img_dir)
         self.transform = transform
         self.target_transform = target_transform
+        self.background = background
 
     def __len__(self) -> int:
         return len(self.images)
@@ -47,7 +51,8 @@ class CustomImageDataset(Dataset[tuple[Any, Any]]):
         path = self.img_dir / self.images[index]
         if not path.resolve().is_relative_to(self.img_dir.resolve()):
             raise InputError(f"{self.images[index]}: outside {self.img_dir}")
-        image: Any = torch.from_numpy(decode_image(self.images[index], path.read_bytes()).copy())
+        pixels = decode_image(self.images[index], path.read_bytes(), background=self.background)
+        image: Any = torch.from_numpy(pixels.copy())
         label: Any = self.labels[index]
         if self.transform:
             image = self.transform(image)

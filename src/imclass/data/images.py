@@ -12,7 +12,7 @@ import io
 import struct
 import warnings
 import zlib
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import simplejpeg
@@ -24,11 +24,13 @@ from imclass.errors import InputError
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 MAX_PIXELS = 64_000_000  # an RGB picture of this size takes 192 MB
 EXIF_ORIENTATION = 0x0112
+EXIF_KEYS = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # where Pillow's getexif looks
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 Pixels = UInt8[np.ndarray, "c h w"]
 
 
+@runtime_checkable
 class Fit(Protocol):
     """The shape that images are brought to; `fit` is crop, pad or stretch."""
 
@@ -53,7 +55,7 @@ def decode_image(name: str, content: bytes, *, background: int = 255) -> Pixels:
     return _to_array(_decode(name, content, background))
 
 
-def fit_image(pixels: Pixels, to: Fit) -> Pixels:
+def fit_image(pixels: Pixels, to: Fit) -> UInt8[np.ndarray, "c2 h2 w2"]:
     """Resize with antialiasing (bilinear) and convert to the channels, height and width of `to`.
 
     crop: the shorter side fits and the middle stays. pad: the longer side fits, `background` beside it. stretch: both.
@@ -92,7 +94,8 @@ def _decode_unnamed(content: bytes, background: int) -> Image.Image:
     if content.startswith(PNG_SIGNATURE):
         _check_png(content)
     picture = _decode_jpeg(image, content) if image.format in ("JPEG", "MPO") else _reduce_mode(image, background)
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1)  # of TIFF, Pillow has applied and removed it by now
+    # Of TIFF, Pillow has applied and removed it by now. Asking without need costs a tenth of decoding a small picture.
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1) if image.info.keys() & EXIF_KEYS else 1
     if orientation not in (0, 1):
         picture.getexif()[EXIF_ORIENTATION] = orientation
         ImageOps.exif_transpose(picture, in_place=True)

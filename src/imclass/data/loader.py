@@ -23,7 +23,8 @@ Augment = Callable[..., UInt8[Tensor, "n c h w"]]
 class ShuffledBatches(IterableDataset[Batch]):
     """Batches of one epoch after another, each in an order of its own that `seed` and `epoch` alone decide.
 
-    `augment(images, generator=...)` is applied to whole chunks. The last batch of an epoch may be smaller.
+    `augment(images, generator=...)` is applied to whole chunks. The last batch of an epoch may be smaller. Batches lie
+    on `device`; so do all images where they fit into half of its free memory.
     """
 
     def __init__(
@@ -34,9 +35,12 @@ class ShuffledBatches(IterableDataset[Batch]):
         batch_size: int,
         augment: Augment,
         seed: int,
+        device: torch.device,
     ) -> None:
-        self.images = torch.from_numpy(images)
-        self.labels = torch.from_numpy(labels)
+        fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+        self.images = torch.from_numpy(images).to(device if fits else "cpu")
+        self.labels = torch.from_numpy(labels).to(device)
+        self.device = device
         self.batch_size = batch_size
         self.augment = augment
         self.seed = seed
@@ -48,14 +52,17 @@ class ShuffledBatches(IterableDataset[Batch]):
 
     def sample_images(self) -> UInt8[Tensor, "n c h w"]:
         """At most 2,000 images from all over the set, the same at each call."""
-        return self.images[:: -(-len(self.images) // SAMPLE_IMAGES)]
+        return self.images[:: -(-len(self.images) // SAMPLE_IMAGES)].cpu()
 
     def __iter__(self) -> Iterator[Batch]:
         generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
         order = torch.randperm(len(self.labels), generator=generator)
-        for rows in order.split(self.batch_size * max(1, CHUNK_IMAGES // self.batch_size)):
-            images = self.augment(self.images.index_select(0, rows), generator=generator)
-            yield from zip(images.split(self.batch_size), self.labels[rows].split(self.batch_size), strict=True)
+        labels = self.labels[order.to(self.device)].split(self.batch_size)
+        chunks = order.to(self.images.device).split(self.batch_size * max(1, CHUNK_IMAGES // self.batch_size))
+        gathered = (self.images.index_select(0, rows).to(self.device, non_blocking=True) for rows in chunks)
+        augmented = (self.augment(images, generator=generator) for images in gathered)
+        batches = (batch for images in augmented for batch in images.split(self.batch_size))
+        yield from zip(batches, labels, strict=True)
 
 
 def load_batches(dataset: ShuffledBatches) -> DataLoader[Batch]:

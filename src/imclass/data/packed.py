@@ -46,7 +46,7 @@ class Packed:
 def write_packed(
     folder: Path,
     rows: Sequence[tuple[str, str, str]],
-    decoded: Iterable[tuple[list[str], UInt8[np.ndarray, "n c h w"]]],
+    decoded: Iterable[tuple[list[str], UInt8[np.ndarray, "_ c h w"]]],
     fit: dict[str, Any],
 ) -> None:
     """Write the packed set of (image, label, split) rows from chunks of (names, pixels), whole or not at all.
@@ -85,6 +85,7 @@ def open_packed(folder: Path) -> Packed:
         # Mode "c" (copy on write) gives arrays that torch takes without a warning.
         images = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
         labels = np.load(folder / "labels.npy", allow_pickle=False)
+        shape = (sum(meta["splits"].values()), *(meta["fit"][key] for key in ("channels", "height", "width")))
         packed = Packed(
             folder,
             meta["classes"],
@@ -93,13 +94,16 @@ def open_packed(folder: Path) -> Packed:
             meta["std"],
             _cut(images, labels, meta["splits"]),
         )
-    except (ValueError, KeyError, TypeError, EOFError) as error:
+        num_classes = len(packed.classes)
+        num_levels = {len(packed.mean), len(packed.std)}
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
         raise InputError(f"{folder}: not a sound packed set: {error}") from None
-    shape = (sum(meta["splits"].values()), *(packed.fit[key] for key in ("channels", "height", "width")))
     if images.dtype != np.uint8 or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
         raise InputError(f"{folder}: expected arrays for {shape} images, found {images.shape} and {labels.shape}")
-    if labels.min() < 0 or labels.max() >= len(packed.classes):
-        raise InputError(f"{folder}: labels.npy: expected positions among {len(packed.classes)} classes")
+    if num_levels != {shape[1]}:
+        raise InputError(f"{folder}: meta.json: expected mean and std of {shape[1]} channels")
+    if not ((labels >= 0) & (labels < num_classes)).all():
+        raise InputError(f"{folder}: labels.npy: expected positions among {num_classes} classes")
     return packed
 
 

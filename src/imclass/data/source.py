@@ -44,7 +44,7 @@ def read_files(source: Path, names: Collection[str]) -> Iterator[tuple[str, byte
     Raises InputError for a damaged archive, an encrypted or too large file, and for a name that is not there.
     """
     wanted = set(names)
-    found = 0
+    missing = set(wanted)
     if source.is_dir():
         read = _read_folder(source, sorted(wanted))
     elif _is_zip(source):
@@ -52,10 +52,12 @@ def read_files(source: Path, names: Collection[str]) -> Iterator[tuple[str, byte
     else:
         read = _read_tar(source, wanted)
     for name, content in read:
-        found += 1
+        if name not in missing:
+            raise InputError(f"{source}: {name}: listed twice")
+        missing.remove(name)
         yield name, content
-    if found != len(wanted):
-        raise InputError(f"{source}: expected {len(wanted)} files, found {found} of them")
+    if missing:
+        raise InputError(f"{source}: files that are not there\n{list_problems(sorted(missing))}")
 
 
 def _list_folder(folder: Path) -> tuple[list[str], list[str]]:
@@ -102,6 +104,8 @@ def _list_zip(archive: Path) -> tuple[list[str], list[str]]:
                 problems.append(f"{member.filename}: a link")
             elif member.flag_bits & 1:
                 problems.append(f"{member.filename}: encrypted")
+            elif b"PK\1\2" in member.comment:  # a damaged length makes the entries that follow a comment
+                problems.append(f"{member.filename}: damaged, with the entry after it")
             elif not member.is_dir():
                 names.append(member.filename)
     return names, problems
@@ -138,7 +142,9 @@ def _read_tar(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
 
 def _walk_tar(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """All members. On its own tarfile ends at a damaged header as at the end, and leaves gzip's checksum unread."""
-    yield from opened
+    for member in opened:
+        member.name = member.name.removeprefix("./")  # which `tar -C folder .` writes before every name
+        yield member
     file = opened.fileobj
     assert file is not None
     file.seek(opened.offset)

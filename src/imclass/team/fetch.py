@@ -10,6 +10,7 @@ import io
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ def fetch(name: str, archive: Path, *, source: Path | None, options: Mapping[str
         return _write_archive({"": _load_digits()}, archive)
     with tempfile.TemporaryDirectory() as folder:
         datasets = _open_torchvision(name, source, Path(folder), options)
-        return _write_archive({split: _Items(name, dataset) for split, dataset in datasets.items()}, archive)
+        return _write_archive(
+            {split: _Items(f"{name} {split}".rstrip(), dataset) for split, dataset in datasets.items()}, archive
+        )
 
 
 def _load_digits() -> list[tuple[Image.Image, str]]:
@@ -71,9 +74,10 @@ def _open_torchvision(name: str, source: Path | None, folder: Path, options: Map
         if "split" in accepted - set(options):
             return _open_splits(make, arguments)
         return {"": make(**arguments)}
-    except (RuntimeError, OSError, ValueError, TypeError, AssertionError, EOFError) as error:
+    # torchvision raises what its parsers raise on missing and damaged files: nearly everything, at times without words.
+    except Exception as error:
         where = f"from {source}" if source else "by download"
-        raise InputError(f"{name}: cannot be had {where}: {error}") from None
+        raise InputError(f"{name}: cannot be had {where}: {type(error).__name__}: {error}") from None
 
 
 def _open_splits(kind: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -108,7 +112,7 @@ def _lay_out(name: str, source: Path, folder: Path) -> Path:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as packed, target.open("wb") as file:
             try:
                 shutil.copyfileobj(packed, file)
-            except (EOFError, gzip.BadGzipFile) as error:
+            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
                 raise InputError(f"{path}: damaged: {error}") from None
     return folder
 
@@ -126,10 +130,14 @@ class _Items:
 
     def __iter__(self) -> Iterator[tuple[Image.Image, str]]:
         for at in range(len(self.dataset)):
-            image, target = self.dataset[at]
+            try:
+                image, target = self.dataset[at]
+            except Exception as error:  # Pillow's as well
+                raise InputError(f"{self.name}: image {at} cannot be read: {type(error).__name__}: {error}") from None
             if not isinstance(image, Image.Image) or not isinstance(target, int | np.integer):
                 raise InputError(f"{self.name}: expected images with one class each, found {type(target).__name__}")
-            yield image, self.classes[int(target)] if self.classes else str(target)
+            label = self.classes[int(target)] if self.classes else str(target)
+            yield image, label if isinstance(label, str) else ", ".join(label)  # ImageNet's are tuples of synonyms
 
 
 def _write_archive(splits: Mapping[str, Any], archive: Path) -> int:

@@ -63,12 +63,12 @@ def train_epoch(
     """One pass over the batches -> mean loss, accuracy and the last learning rate."""
     model.train()
     device = model.pixel_mean.device
-    loss_sum = torch.zeros((), dtype=torch.float64, device=device)
+    # Summed on the device: asking for a number would wait for it at every step.
+    loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     seen = 0
     rate = 0.0
     for images, labels in batches:
-        images, labels = images.to(device), labels.to(device)
         rate = next(rates)
         for group in optimizer.param_groups:
             group["lr"] = rate

@@ -1,0 +1,336 @@
+import csv
+import os
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from imclass.data.annotations import COLUMNS, SPLITS, label_images, read_annotations, read_table, write_annotations
+from imclass.errors import InputError
+
+WriteSource = Callable[[Path, dict[str, bytes]], Path]
+ODD_LABELS = [
+    *("NA", "null", "None", "nan", "N/A", "-", "007", "1e3", "1.0", "True", "no", "2024-01-01", "0x10"),
+    *(
+        "=1+1",
+        "+1",
+        "-1",
+        "@x",
+        "a,b",
+        'a"b',
+        "'a'",
+        " a ",
+        "a\tb",
+        "a\nb",
+        "é",
+        "e\u0301",
+        "猫",
+        "🐈",
+        "\u200b",
+        "\u2028",
+    ),
+]
+# What a CSV can hold: UTF-8 text with neither NUL nor carriage return.
+TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1)
+
+
+def label(source: Path) -> list[tuple[str, ...]]:
+    return list(label_images(source)[["image", "label", "split", "group"]].itertuples(index=False, name=None))
+
+
+def refuse(source: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        label_images(source)
+    assert str(caught.value).startswith(f"{source}: ")
+    return str(caught.value)
+
+
+def refuse_csv(folder: Path, content: str | bytes) -> str:
+    """The message about an annotations.csv beside the images 1.png to 4.png."""
+    for name in "1.png", "2.png", "3.png", "4.png":
+        (folder / name).touch()
+    (folder / "annotations.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    message = refuse(folder)
+    assert message.startswith(f"{folder}: annotations.csv: ")
+    return message.removeprefix(f"{folder}: annotations.csv: ")
+
+
+def make_table(labels: list[str], split: str = "train") -> pd.DataFrame:
+    rows = [(f"{at:06}.png", label, split, "", f"{at:064x}") for at, label in enumerate(labels)]
+    return pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
+
+
+@pytest.mark.parametrize("kind", ["folder", "a.zip", "a.tar"])
+@pytest.mark.parametrize("root", ["", "my set/"])
+def test_labels_by_table(tmp_path: Path, write_source: WriteSource, kind: str, root: str) -> None:
+    table = b"label,group,image,split\nb,g,i/1.png,test\na,,i/2.jpg,train\n"
+    source = write_source(
+        tmp_path / kind, {f"{root}annotations.csv": table, f"{root}i/1.png": b"", f"{root}i/2.jpg": b""}
+    )
+    assert label(source) == [(f"{root}i/1.png", "b", "test", "g"), (f"{root}i/2.jpg", "a", "train", "")]
+
+
+@pytest.mark.parametrize("kind", ["folder", "a.zip", "a.tar"])
+@pytest.mark.parametrize("root", ["", "my set/"])
+def test_labels_by_folder(tmp_path: Path, write_source: WriteSource, kind: str, root: str) -> None:
+    names = ["dog/b/1.PNG", "cat/2.jpeg", "cat/1.png"]
+    source = write_source(tmp_path / kind, {root + name: b"" for name in names})
+    assert label(source) == [
+        (f"{root}cat/1.png", "cat", "", ""),
+        (f"{root}cat/2.jpeg", "cat", "", ""),
+        (f"{root}dog/b/1.PNG", "dog", "", ""),
+    ]
+
+
+@pytest.mark.parametrize("splits", [SPLITS, ("train", "test"), ("train",)])
+@pytest.mark.parametrize("root", ["", "my set/"])
+def test_top_folders_give_the_split(
+    tmp_path: Path, write_source: WriteSource, splits: tuple[str, ...], root: str
+) -> None:
+    names = sorted(f"{root}{split}/{kind}/1.png" for split in splits for kind in ("cat", "dog"))
+    write_source(tmp_path, dict.fromkeys(names, b""))
+    parts = [name.removeprefix(root).split("/") for name in names]
+    assert label(tmp_path) == [(name, part[1], part[0], "") for name, part in zip(names, parts, strict=True)]
+
+
+@pytest.mark.parametrize("other", ["valid/cat/1.png", "validation/dog/1.png", "x.png"])
+def test_folder_beside_train_and_test_is_no_class(tmp_path: Path, write_source: WriteSource, other: str) -> None:
+    write_source(tmp_path, dict.fromkeys(["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", other], b""))
+    top = other.split("/")[0]
+    assert refuse(tmp_path).endswith(f"expected no image outside the top folders train, val, test, found '{top}'")
+
+
+def test_class_may_be_called_train(tmp_path: Path, write_source: WriteSource) -> None:
+    write_source(tmp_path, {"car/1.png": b"", "train/1.png": b""})
+    assert [row[1:3] for row in label(tmp_path)] == [("car", ""), ("train", "")]
+
+
+@pytest.mark.parametrize("root", ["", "set/"])
+def test_litter_of_macos_is_no_image_and_no_class(
+    tmp_path: Path, write_source: WriteSource, capsys: pytest.CaptureFixture[str], root: str
+) -> None:
+    litter = ["__MACOSX/set/cat/._1.png", ".DS_Store", f"{root}.DS_Store", f"{root}cat/._1.png", f"{root}.git/x/1.png"]
+    images = [f"{root}cat/1.png", f"{root}dog/1.png"]
+    source = write_source(tmp_path / "a.zip", dict.fromkeys([*litter, *images], b"")) if root else None
+    source = source or write_source(tmp_path / "folder", dict.fromkeys([*litter, *images], b""))
+    assert [row[:2] for row in label(source)] == [(images[0], "cat"), (images[1], "dog")]
+    assert f"files not used: {len(set(litter))}, such as .DS_Store" in capsys.readouterr().out
+
+
+def test_unused_files_and_columns_are_told(
+    tmp_path: Path, write_source: WriteSource, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = b"image,label,width\n1.png,a,8\n2.png,b,8\n"
+    write_source(tmp_path, {"annotations.csv": table, "1.png": b"", "2.png": b"", "3.png": b"", "notes.txt": b""})
+    label_images(tmp_path)
+    assert capsys.readouterr().out == (
+        f"{tmp_path}: annotations.csv: columns not used: width\nfiles not used: 2, such as 3.png\n"
+    )
+
+
+def test_nothing_is_told_where_all_is_used(
+    tmp_path: Path, write_source: WriteSource, capsys: pytest.CaptureFixture[str]
+) -> None:
+    label_images(write_source(tmp_path, {"a/1.png": b"", "b/1.png": b""}))
+    assert capsys.readouterr().out == ""
+
+
+def test_names_from_the_table_need_no_image_suffix(tmp_path: Path, write_source: WriteSource) -> None:
+    write_source(tmp_path, {"annotations.csv": b"image,label\nscan,a\n.hidden,b\n", "scan": b"", ".hidden": b""})
+    assert [row[:2] for row in label(tmp_path)] == [(".hidden", "b"), ("scan", "a")]
+
+
+@pytest.mark.parametrize("odd", ODD_LABELS)
+def test_labels_are_kept_as_they_are(tmp_path: Path, write_source: WriteSource, odd: str) -> None:
+    with (tmp_path / "annotations.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([("image", "label"), ("1.png", odd), ("2.png", "other")])
+    write_source(tmp_path, {"1.png": b"", "2.png": b""})
+    table = label_images(tmp_path)
+    assert table.label.tolist() == [odd, "other"]
+    write_annotations(table.assign(split="train", sha256="0"), tmp_path / "out.csv")
+    assert read_annotations(tmp_path / "out.csv").label.tolist() == [odd, "other"]
+
+
+@pytest.mark.parametrize("odd", [label for label in ODD_LABELS if "/" not in label])
+def test_folder_names_are_kept_as_they_are(tmp_path: Path, write_source: WriteSource, odd: str) -> None:
+    write_source(tmp_path, {f"{odd}/1.png": b"", "other/1.png": b""})
+    assert sorted(label_images(tmp_path).label) == sorted([odd, "other"])
+
+
+def test_labels_that_differ_in_case_space_or_form_are_different_classes(tmp_path: Path) -> None:
+    labels = ["cat", "Cat", " cat", "cat ", "é", unicodedata.normalize("NFD", "é"), "007", "7"]
+    write_annotations(make_table(labels), tmp_path / "a.csv")
+    assert read_annotations(tmp_path / "a.csv").label.tolist() == labels
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(TEXT, min_size=1, max_size=8))
+def test_any_label_round_trips(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, labels: list[str]) -> None:
+    monkeypatch.setattr("imclass.files.os.fsync", lambda _: None)  # 200 times; it is slow
+    table = make_table(labels)
+    write_annotations(table, tmp_path / "a.csv")
+    again = read_annotations(tmp_path / "a.csv")
+    assert again.equals(table)
+    assert [label.encode() for label in again.label] == [label.encode() for label in labels]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(TEXT, TEXT, st.sampled_from(SPLITS), TEXT), min_size=1, max_size=8))
+def test_any_image_and_group_round_trip_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: list[tuple[str, str, str, str]]
+) -> None:
+    monkeypatch.setattr("imclass.files.os.fsync", lambda _: None)
+    table = pd.DataFrame([(*row, "0") for row in rows], columns=list(COLUMNS), dtype=object)
+    write_annotations(table, tmp_path / "a.csv")
+    again = list(read_annotations(tmp_path / "a.csv")[["split", "image", "label", "group"]].itertuples(index=False))
+    expected = sorted(
+        ((row[2], row[0], row[1], row[3]) for row in rows), key=lambda row: (SPLITS.index(row[0]), row[1])
+    )
+    assert [row[:2] for row in again] == [row[:2] for row in expected]
+    assert sorted(again) == sorted(expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=200) | st.text(alphabet='image,label"\r\n\0x é', max_size=60).map(str.encode))
+def test_any_bytes_give_a_table_of_text_or_one_input_error(content: bytes) -> None:
+    for beginning in b"", b"image,label\n":
+        try:
+            table = read_table("some.csv", beginning + content)
+        except InputError as error:
+            assert str(error).startswith("some.csv: ")  # noqa: PT017
+        else:
+            assert all(isinstance(value, str) and value for value in table[["image", "label"]].to_numpy().ravel())
+
+
+def test_file_is_plain_csv_with_the_splits_in_order(tmp_path: Path) -> None:
+    parts = [make_table(["t", "u"], "test"), make_table(["v"], "val"), make_table(["w", "x"], "train")]
+    write_annotations(pd.concat(parts).assign(sha256="0"), tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == (
+        b"image,label,split,group,sha256\n"
+        b"000000.png,w,train,,0\n000001.png,x,train,,0\n000000.png,v,val,,0\n000000.png,t,test,,0\n000001.png,u,test,,0\n"
+    )
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("last", [True, False])
+def test_line_ends_and_byte_order_mark_do_not_matter(ends: str, mark: str, last: bool) -> None:
+    text = 'image,label\n1.png,"a ""b"", c"\n\n2.png,é\n'
+    content = mark + (text if last else text.rstrip()).replace("\n", ends)
+    table = read_table("a.csv", content.encode())
+    assert table.to_dict("split")["data"] == [["1.png", 'a "b", c'], ["2.png", "é"]]
+    assert list(table.index) == [2, 4]
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("image,label\n1.png,é\n".encode("utf-16"), "line 1: expected UTF-8, found byte 0xff, as in UTF-16"),
+        ("image,label\n1.png,a\n".encode("utf-16-be"), "line 1: expected text, found a NUL character"),
+        ("image,label\n1.png,a\n2.png,é\n".encode("latin-1"), "line 3: expected UTF-8, found byte 0xe9"),
+        ("image,label\n1.png,a\n2.png,b\0\n", "line 3: expected text, found a NUL character"),
+        ('image,label\n1.png,a\n2.png,"b\n', "line 3: not CSV: unexpected end of data"),
+        ('image,label\n1.png,a\n2.png,"b"x\n', "line 3: not CSV: "),
+        (f"image,label\n1.png,{'a' * 200_000}\n", "line 2: not CSV: field larger than field limit"),
+        ("image,label\n1.png,a,b\n2.png\n3.png,c\n", "line 2: expected 2 fields, found 3\n  line 3: expected 2 fields"),
+        ('image,label\n1.png,"a\nb"\n2.png,b,c\n', "line 4: expected 2 fields, found 3"),
+        ("image,label\n1.png,a\n   \n", "line 3: expected 2 fields, found 1"),
+        ("image;label\n1.png;a\n", "found image;label\n  no column 'image'\n  no column 'label'"),
+        ("image,label,image\n1.png,a,2.png\n", "column 'image' stands twice"),
+        ("image,label,note,note\n1.png,a,x,y\n", "column 'note' stands twice"),
+        ("image,Label\n1.png,a\n", "found image,Label\n  no column 'label'\n  column 'Label': did you mean 'label'?"),
+        ("image, label\n1.png,a\n", "column ' label': did you mean 'label'?"),
+        ("images,label\n1.png,a\n", "column 'images': did you mean 'image'?"),
+        ("image,label,splits\n1.png,a,train\n", "column 'splits': did you mean 'split'?"),
+        ("image,label,Group\n1.png,a,g\n", "column 'Group': did you mean 'group'?"),
+        ("image,split\n1.png,train\n", "no column 'label'"),
+        ("label\na\n", "no column 'image'"),
+        ("1.png,a\n2.png,b\n", "found 1.png,a\n  no column 'image'\n  no column 'label'"),
+        ("", "found an empty file"),
+        ("\n\n", "found an empty file"),
+        ("image,label\n1.png,\n2.png,b\n,c\n", "line 4: no image\n  line 2: no label"),
+        ("image,label\n1.png,a\n5.png,b\n", "line 3: '5.png': no such file in the source"),
+        ("image,label\n1.png,a\n./2.png,b\n", "line 3: './2.png': no such file in the source"),
+        ("image,label\n1.png,a\n2.PNG,b\n", "line 3: '2.PNG': no such file in the source"),
+        ("image,label\n1.png,a\n 2.png,b\n", "line 3: ' 2.png': no such file in the source"),
+        ("image,label\n1.png,a\n../x.png,b\n", "line 3: '../x.png': no such file in the source"),
+        ("image,label\n1.png,a\n/etc/passwd,b\n", "line 3: '/etc/passwd': no such file in the source"),
+        ("image,label\n1.png,a\nC:\\x.png,b\n", "line 3: 'C:\\\\x.png': no such file in the source"),
+        ("image,label\n1.png,a\n2.png,b\n1.png,a\n", "lines 2, 4: '1.png': more than once, as 'a'"),
+        ("image,label\n1.png,b\n2.png,b\n1.png,a\n", "lines 2, 4: '1.png': more than once, as 'a', 'b'"),
+        (
+            "image,label,split\n1.png,a,train\n2.png,b,Test\n",
+            "line 3: split 'Test': expected train, val, test or nothing",
+        ),
+        ("image,label,split\n1.png,a,train\n2.png,b,\n3.png,b,val\n", "line 3: no split, while other lines have one"),
+    ],
+)
+def test_defect_of_the_table_is_told_with_its_line(tmp_path: Path, content: str | bytes, told: str) -> None:
+    assert told in refuse_csv(tmp_path, content)
+
+
+def test_defects_of_the_same_kind_are_told_at_once(tmp_path: Path) -> None:
+    message = refuse_csv(tmp_path, "image,label,split\n1.png,a,x\n1.png,a,train\n7.png,b,train\n2.png,b,\n")
+    assert [line.split(":")[0].strip() for line in message.splitlines()[1:]] == [
+        "line 4",
+        "lines 2, 3",
+        "line 2",
+        "line 5",
+    ]
+
+
+@pytest.mark.parametrize("content", ["image,label\n1.png,a\n2.png,a\n", "image,label\n"])
+def test_table_of_fewer_than_two_classes_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "1.png").touch()
+    (tmp_path / "2.png").touch()
+    (tmp_path / "annotations.csv").write_text(content)
+    found = "only 'a'" if "1.png" in content else "no image"
+    assert refuse(tmp_path) == f"{tmp_path}: expected images of at least two classes, found {found}"
+
+
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        ([], "found no image"),
+        (["notes.txt", "cat/notes.txt"], "found no image"),
+        (["cat/1.png", "cat/2.png"], "found only 'cat'"),
+        (["set/cat/1.png", "set/cat/2.png"], "found only 'cat'"),
+        (["cat/1.png", "dog/1.png", "2.png"], "expected a folder per class\n  2.png: not in the folder of a class"),
+        (["train/cat/1.png", "train/2.png"], "train/2.png: not in the folder of a class"),
+    ],
+)
+def test_folders_that_give_no_classes_are_refused(
+    tmp_path: Path, write_source: WriteSource, names: list[str], told: str
+) -> None:
+    (tmp_path / "in").mkdir()
+    assert told in refuse(write_source(tmp_path / "in", dict.fromkeys(names, b"")))
+
+
+@pytest.mark.parametrize("name", [b"a\rb/1.png", b"caf\xe9/1.png"])
+def test_name_that_no_csv_gives_back_is_told(tmp_path: Path, write_source: WriteSource, name: bytes) -> None:
+    write_source(tmp_path, {"cat/1.png": b"", os.fsdecode(name): b""})
+    assert f"\n  {os.fsdecode(name)!r}, label {os.fsdecode(name)[:-6]!r}: expected neither" in refuse(tmp_path)
+
+
+def test_label_with_a_carriage_return_is_told(tmp_path: Path, write_source: WriteSource) -> None:
+    write_source(tmp_path, {"annotations.csv": b'image,label\n1.png,"a\rb"\n2.png,c\n', "1.png": b"", "2.png": b""})
+    assert "'1.png', label 'a\\rb': expected neither a carriage return" in refuse(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "image,label,split,group\n1.png,a,train,\n",
+        "image,label,split,group,sha256\n1.png,a,,,0\n",
+        "image,label,split,group,sha256\n1.png,a,other,,0\n",
+    ],
+)
+def test_file_that_prepare_did_not_write_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.csv").write_text(content)
+    with pytest.raises(InputError, match="a known split in each row") as caught:
+        read_annotations(tmp_path / "a.csv")
+    assert str(caught.value).startswith(f"{tmp_path / 'a.csv'}: ")

@@ -1,0 +1,302 @@
+import io
+import os
+import struct
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from imclass.data.source import MAX_FILE_BYTES, list_files, read_files
+from imclass.errors import InputError
+
+WriteSource = Callable[[Path, dict[str, bytes]], Path]
+KINDS = ["folder", "a.zip", "a.tar", "a.tar.gz", "a.tar.bz2", "a.tar.xz"]
+ARCHIVES = KINDS[1:]
+FILES = {
+    "cat/b.png": b"b" * 700,
+    "cat/a.png": bytes(range(256)) * 3,
+    "Dog/é 1.png": b"",
+    "annotations.csv": b"image,label\n",
+}
+
+
+def read_all(source: Path) -> dict[str, bytes]:
+    return dict(read_files(source, list_files(source)))
+
+
+def refuse(source: Path, read: Callable[[Path], Any] = list_files) -> str:
+    with pytest.raises(InputError) as caught:
+        read(source)
+    assert str(caught.value).startswith(f"{source}: ")
+    return str(caught.value)
+
+
+def write_tar(path: Path, *members: tarfile.TarInfo) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for member in members:
+            archive.addfile(member, io.BytesIO(bytes(member.size)))
+    return path
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_and_bytes_are_the_same_from_everywhere(tmp_path: Path, write_source: WriteSource, kind: str) -> None:
+    source = write_source(tmp_path / kind, FILES)
+    assert list_files(source) == ["Dog/é 1.png", "annotations.csv", "cat/a.png", "cat/b.png"]
+    assert read_all(source) == FILES
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_wanted_files_are_read(tmp_path: Path, write_source: WriteSource, kind: str) -> None:
+    source = write_source(tmp_path / kind, FILES)
+    assert list(read_files(source, ["cat/a.png"])) == [("cat/a.png", FILES["cat/a.png"])]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_file_that_is_not_there_is_named(tmp_path: Path, write_source: WriteSource, kind: str) -> None:
+    source = write_source(tmp_path / kind, FILES)
+    message = refuse(source, lambda source: list(read_files(source, ["cat/a.png", "cat/z.png", "cat/y.png"])))
+    assert message.endswith("\n  cat/y.png\n  cat/z.png")
+
+
+@pytest.mark.parametrize("name", ["nothing", "nothing.zip", "nothing.tar"])
+def test_missing_source_is_refused(tmp_path: Path, name: str) -> None:
+    assert "found nothing there" in refuse(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"PK", b"<html>not found</html>", bytes(100), b"\x1f\x8b", b"\x89PNG\r\n\x1a\n"]
+)
+def test_file_that_is_no_archive_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.zip").write_bytes(content)
+    assert "not a sound zip or tar archive" in refuse(tmp_path / "a.zip")
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_folders_in_an_archive_are_no_files(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "in/cat").mkdir(parents=True)
+    (tmp_path / "in/cat/a.png").touch()
+    if kind == "a.zip":
+        with zipfile.ZipFile(tmp_path / kind, "w") as archive:
+            archive.write(tmp_path / "in/cat", "cat")
+            archive.write(tmp_path / "in/cat/a.png", "cat/a.png")
+    else:
+        mode: Any = f"w:{kind[6:]}"
+        with tarfile.open(tmp_path / kind, mode) as tar:
+            tar.add(tmp_path / "in/cat", "cat")
+    assert list_files(tmp_path / kind) == ["cat/a.png"]
+
+
+def test_leading_dot_of_a_tar_is_left_out(tmp_path: Path, write_source: WriteSource) -> None:
+    source = write_source(tmp_path / "a.tar", {"./cat/a.png": b"a", "./b.png": b"b"})
+    assert read_all(source) == {"cat/a.png": b"a", "b.png": b"b"}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_archive_cut_anywhere_is_refused(tmp_path: Path, write_source: WriteSource, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    content = write_source(tmp_path / kind, {f"cat/{i}.png": rng.bytes(700) for i in range(4)}).read_bytes()
+    last = 4 * (512 + 1024) if kind == "a.tar" else len(content) - 1  # what follows in a tar is only zeros
+    for length in [*range(0, last, 256), last]:
+        (tmp_path / "cut").write_bytes(content[:length])
+        assert "not a sound zip or tar archive" in refuse(tmp_path / "cut", read_all)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in ARCHIVES if kind != "a.tar"])
+def test_flipped_bit_is_refused_or_changes_no_byte(tmp_path: Path, write_source: WriteSource, kind: str) -> None:
+    rng = np.random.default_rng(0)
+    files = {f"cat/{i}.png": rng.bytes(200) for i in range(3)}
+    content = write_source(tmp_path / kind, files).read_bytes()
+    for bit in rng.choice(8 * len(content), 300, replace=False).tolist():
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "damaged").write_bytes(damaged)
+        try:
+            assert list(read_all(tmp_path / "damaged").values()) == list(files.values()), bit
+        except InputError as error:
+            assert str(error).startswith(f"{tmp_path / 'damaged'}: ")  # noqa: PT017
+
+
+def test_flipped_bit_in_a_tar_loses_no_file(tmp_path: Path, write_source: WriteSource) -> None:
+    content = write_source(tmp_path / "a.tar", {f"cat/{i}.png": bytes(700) for i in range(3)}).read_bytes()
+    for bit in range(8 * (512 + 1024), 8 * (512 + 1024 + 257), 11):  # of the second file's header
+        damaged = bytearray(content)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "damaged").write_bytes(damaged)
+        try:
+            assert list_files(tmp_path / "damaged") == ["cat/0.png", "cat/1.png", "cat/2.png"], bit
+        except InputError as error:
+            assert str(error).startswith(f"{tmp_path / 'damaged'}: ")  # noqa: PT017
+
+
+def test_zip_entry_swallowed_by_a_damaged_length_is_not_left_out(tmp_path: Path, write_source: WriteSource) -> None:
+    content = bytearray(write_source(tmp_path / "a.zip", {f"cat/{i}.png": b"" for i in range(3)}).read_bytes())
+    struct.pack_into("<H", content, content.index(b"PK\1\2") + 32, 46 + len("cat/1.png"))  # length of a comment
+    (tmp_path / "a.zip").write_bytes(content)
+    assert refuse(tmp_path / "a.zip").endswith("\n  cat/0.png: damaged, with the entry after it")
+
+
+def test_encrypted_member_is_named(tmp_path: Path, write_source: WriteSource) -> None:
+    content = bytearray(write_source(tmp_path / "a.zip", FILES).read_bytes())
+    content[6] |= 1  # the flags in its own header
+    content[content.index(b"PK\1\2") + 8] |= 1  # and in the directory
+    (tmp_path / "a.zip").write_bytes(content)
+    assert refuse(tmp_path / "a.zip").endswith("\n  cat/b.png: encrypted")
+    assert "encrypted" in refuse(tmp_path / "a.zip", lambda source: list(read_files(source, ["cat/b.png"])))
+
+
+def test_zip_with_a_name_that_is_not_the_utf_8_it_claims_is_refused(tmp_path: Path, write_source: WriteSource) -> None:
+    content = write_source(tmp_path / "a.zip", {"é.png": b""}).read_bytes()
+    (tmp_path / "a.zip").write_bytes(content.replace("é".encode(), b"\xff\xff"))
+    assert "not a sound zip or tar archive: 'utf-8' codec" in refuse(tmp_path / "a.zip")
+
+
+def test_link_in_a_zip_is_named(tmp_path: Path) -> None:
+    link = zipfile.ZipInfo("cat/link.png")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("cat/a.png", b"")
+        archive.writestr(link, "/etc/passwd")
+    assert refuse(tmp_path / "a.zip").endswith("\n  cat/link.png: a link")
+
+
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE])
+def test_link_or_device_in_a_tar_is_named(tmp_path: Path, kind: bytes) -> None:
+    odd = tarfile.TarInfo("cat/odd.png")
+    odd.type = kind
+    odd.linkname = "cat/a.png"
+    source = write_tar(tmp_path / "a.tar", tarfile.TarInfo("cat/a.png"), odd)
+    assert refuse(source).endswith("\n  cat/odd.png: neither a file nor a folder")
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar"])
+def test_member_listed_twice_is_named(tmp_path: Path, kind: str) -> None:
+    if kind == "a.zip":
+        with zipfile.ZipFile(tmp_path / kind, "w") as archive:
+            archive.writestr("cat/a.png", b"one")
+            with pytest.warns(UserWarning, match="Duplicate name"):
+                archive.writestr("cat/a.png", b"two")
+    else:
+        write_tar(tmp_path / kind, tarfile.TarInfo("cat/a.png"), tarfile.TarInfo("cat/a.png"))
+    assert refuse(tmp_path / kind).endswith("\n  cat/a.png: listed twice")
+    assert "listed twice" in refuse(tmp_path / kind, lambda source: list(read_files(source, ["cat/a.png"])))
+
+
+def test_every_odd_member_is_told_at_once(tmp_path: Path) -> None:
+    links = [tarfile.TarInfo(f"cat/{i}.png") for i in range(25)]
+    for link in links:
+        link.type = tarfile.SYMTYPE
+    message = refuse(write_tar(tmp_path / "a.tar", *links))
+    assert message.count("neither a file nor a folder") == 20
+    assert message.endswith("\n  and 5 more")
+
+
+@pytest.mark.parametrize("target", ["outside", "/", ".."])
+def test_link_that_leaves_a_folder_is_named(tmp_path: Path, target: str) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "in/cat").mkdir(parents=True)
+    (tmp_path / "in/cat/link").symlink_to(tmp_path / target, target_is_directory=True)
+    assert refuse(tmp_path / "in").endswith("\n  cat/link: a link that leaves the source")
+
+
+def test_link_to_a_folder_inside_is_named_but_one_to_a_file_is_read(tmp_path: Path) -> None:
+    (tmp_path / "in/cat").mkdir(parents=True)
+    (tmp_path / "in/cat/a.png").write_bytes(b"a")
+    (tmp_path / "in/b.png").symlink_to(tmp_path / "in/cat/a.png")
+    assert read_all(tmp_path / "in") == {"b.png": b"a", "cat/a.png": b"a"}
+    (tmp_path / "in/dog").symlink_to(tmp_path / "in/cat", target_is_directory=True)
+    assert refuse(tmp_path / "in").endswith("\n  dog: a link to a folder")
+
+
+def test_pipe_and_dangling_link_in_a_folder_are_named(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "nothing")
+    message = refuse(tmp_path)
+    assert "a.png: neither a file nor a folder" in message
+    assert "b.png: neither a file nor a folder" in message
+
+
+def test_folder_that_cannot_be_listed_is_not_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse_cat(path: str) -> Any:
+        if str(path).endswith("cat"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    (tmp_path / "cat").mkdir()
+    monkeypatch.setattr(os, "scandir", refuse_cat)
+    with pytest.raises(PermissionError, match="cat"):
+        list_files(tmp_path)
+
+
+def test_file_that_cannot_be_opened_keeps_its_own_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deny(*_: object) -> None:
+        raise PermissionError(13, "Permission denied", "a.tar")
+
+    write_tar(tmp_path / "a.tar", tarfile.TarInfo("cat/a.png"))
+    monkeypatch.setattr(tarfile, "open", deny)
+    with pytest.raises(PermissionError, match="a.tar"):
+        list_files(tmp_path / "a.tar")
+
+
+@pytest.mark.parametrize("kind", ["folder", "a.zip", "a.tar"])
+def test_size_beyond_any_picture_is_refused_before_it_is_read(
+    tmp_path: Path, write_source: WriteSource, kind: str
+) -> None:
+    size = MAX_FILE_BYTES + 1
+    source = write_source(tmp_path / kind, {"cat/a.png": b"a"})
+    if kind == "a.zip":
+        content = bytearray(source.read_bytes())
+        struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, size)
+        source.write_bytes(content)
+    elif kind == "a.tar":
+        member = tarfile.TarInfo("cat/a.png")
+        member.size = size
+        source.write_bytes(member.tobuf())
+        os.truncate(source, 2 * 512 + size + 1024)
+    else:
+        os.truncate(source / "cat/a.png", size)
+    assert refuse(source, read_all).endswith(f": cat/a.png: expected at most {MAX_FILE_BYTES} bytes, found {size}")
+
+
+def test_size_that_lies_low_gives_no_more_bytes(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("cat/a.png", bytes(10_000_000))
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, 10)
+    (tmp_path / "a.zip").write_bytes(content)
+    assert "Bad CRC-32" in refuse(tmp_path / "a.zip", read_all)
+
+
+@pytest.mark.parametrize("name", ["../canary", "cat/../../canary", "{folder}/canary", "..\\canary"])
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_names_that_climb_are_only_names(tmp_path: Path, write_source: WriteSource, kind: str, name: str) -> None:
+    (tmp_path / "canary").write_bytes(b"canary")
+    (tmp_path / "in").mkdir()
+    member = name.format(folder=tmp_path)
+    source = write_source(tmp_path / "in" / kind, {member: b"attack", "cat/a.png": b"a"})
+    assert sorted(read_all(source).values()) == [b"a", b"attack"]
+    assert (tmp_path / "canary").read_bytes() == b"canary"
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [kind, "canary", "in"]
+
+
+@pytest.mark.parametrize("name", ["../canary", "cat/../../canary", "{folder}/canary", "link"])
+def test_names_that_climb_read_nothing_outside_a_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "canary").write_bytes(b"canary")
+    (tmp_path / "in/cat").mkdir(parents=True)
+    (tmp_path / "in/link").symlink_to(tmp_path / "canary")
+    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"read {path}"))
+    wanted = name.format(folder=tmp_path)
+    assert refuse(tmp_path / "in", lambda source: list(read_files(source, [wanted]))).endswith(f"\n  {wanted}")
+
+
+def test_zip_inside_a_tar_is_one_of_its_files(tmp_path: Path, write_source: WriteSource) -> None:
+    inner = write_source(tmp_path / "inner.zip", {"old/x.png": b"x"}).read_bytes()
+    source = write_source(tmp_path / "a.tar", {"cat/a.png": b"a", "old.zip": inner})
+    assert read_all(source) == {"cat/a.png": b"a", "old.zip": inner}
