@@ -107,6 +107,10 @@ class Params(Section):
                 raise ValueError(f"{key}: expected {self.build.channels} numbers (build.channels), found {len(values)}")
         if (self.model.mean is None) != (self.model.std is None):
             raise ValueError("model.mean, model.std: expected both given or both null")
+        side = min(self.build.height, self.build.width)
+        most = side.bit_length() - 2  # each width halves the image once more, after the first layer
+        if self.model.name == "cnn" and len(self.model.cnn.widths) > most:
+            raise ValueError(f"model.cnn.widths: expected at most {max(most, 0)} for images of {side} pixels a side")
         return self
 
 

@@ -1,6 +1,6 @@
 """The learning rate as a pure function of the step."""
 
-WARMUP = 0.2  # share of the steps in which a one-cycle schedule rises
+WARMUP = 0.25  # share of the steps in which a one-cycle schedule rises
 
 
 def constant(step: int, *, num_steps: int, peak: float) -> float:  # noqa: ARG001
@@ -9,7 +9,7 @@ def constant(step: int, *, num_steps: int, peak: float) -> float:  # noqa: ARG00
 
 
 def one_cycle(step: int, *, num_steps: int, peak: float) -> float:
-    """Linear rise to `peak` over the first fifth of the steps, then linear fall to nearly 0 at the last.
+    """Linear rise to `peak` over the first quarter of the steps, then linear fall to nearly 0 at the last.
 
     `step` counts from 0. After Smith, "Super-convergence" (2018), without its change of momentum.
     """
