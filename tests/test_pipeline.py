@@ -1,0 +1,361 @@
+"""The real DVC on copies of this checkout: digits, two epochs."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+
+from imclass.data.decode import MIN_FILES_FOR_WORKERS
+
+ROOT = Path(__file__).parents[1]
+STAGES = ["prepare", "build", "train", "evaluate", "export"]
+OWN = "data/raw/own"  # a source of the tests, inside a project
+
+
+class Reproduced(NamedTuple):
+    project: Path
+    output: str
+
+
+def run(project: Path, *command: str, fails: bool = False, **environment: str) -> str:
+    """What a command prints, run in `project` with this Python's tools and nobody's settings."""
+    settings = str(project.parent / "settings")
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "CI": "1",  # DVC looks for no update
+        "DVC_SITE_CACHE_DIR": settings,
+        "DVC_GLOBAL_CONFIG_DIR": settings,
+        "DVC_SYSTEM_CONFIG_DIR": settings,
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        **environment,
+    }
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    output = done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, output
+    assert "Traceback" not in output
+    return output
+
+
+def commit(project: Path) -> None:
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--quiet", "--message", "test")
+
+
+def list_run_stages(output: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+def replace(file: Path, pattern: str, new: str) -> None:
+    text, count = re.subn(pattern, new, file.read_text(), flags=re.MULTILINE)
+    assert count == 1
+    file.write_text(text)
+
+
+def use_source(project: Path, path: str) -> None:
+    replace(project / "params.yaml", r"^  path: \S+", f"  path: {path}")
+
+
+def append(file: Path, line: str) -> None:
+    file.write_text(f"{file.read_text()}\n{line}\n")
+
+
+def read_outs(project: Path) -> dict[str, bytes]:
+    """Content by path of every file that is or lies in an out of a stage."""
+    stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values()
+    outs = [out for stage in stages for out in stage["outs"]]
+    outs += [path for stage in stages for metrics in stage.get("metrics", []) for path in metrics]
+    files = [file for out in outs for file in [project / out, *(project / out).rglob("*")] if file.is_file()]
+    return {file.relative_to(project).as_posix(): file.read_bytes() for file in files}
+
+
+def find_temporary_files(project: Path) -> list[Path]:
+    return [file for folder in ("data", "models", "reports") for file in (project / folder).rglob("*.tmp")]
+
+
+def write_images(folder: Path, classes: Iterable[str], count: int) -> None:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Reproduced:
+    """A copy of the working tree after its first `dvc repro`; its library says where it is when a stage loads it."""
+    project = tmp_path_factory.mktemp("pipeline") / "project"
+    listed = run(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, project / name)
+    replace(project / "params.yaml", r"^epochs: \d+", "epochs: 2")
+    append(project / "src/imclass/stage.py", 'print("library", __file__)')
+    run(project, "git", "init", "--quiet")
+    run(project, "git", "config", "user.name", "Tester")
+    run(project, "git", "config", "user.email", "tester@example.org")
+    commit(project)
+    output = run(project, "dvc", "repro")
+    commit(project)
+    return Reproduced(project, output)
+
+
+@pytest.fixture
+def project(reproduced: Reproduced, tmp_path: Path) -> Path:
+    return copy_project(reproduced.project, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def slower(reproduced: Reproduced, tmp_path_factory: pytest.TempPathFactory) -> Reproduced:
+    """The project after an experiment called slower, with a lower learning rate."""
+    project = copy_project(reproduced.project, tmp_path_factory.mktemp("experiment"))
+    return Reproduced(project, run(project, "dvc", "exp", "run", "--name", "slower", "-S", "lr=0.02"))
+
+
+def copy_project(project: Path, to: Path) -> Path:
+    return Path(shutil.copytree(project, to / "project", ignore=shutil.ignore_patterns("tmp")))
+
+
+def test_every_stage_runs_the_library_of_its_own_checkout(reproduced: Reproduced) -> None:
+    assert list_run_stages(reproduced.output) == STAGES
+    loaded = re.findall(r"^library (.+)$", reproduced.output, re.MULTILINE)
+    assert loaded == [str(reproduced.project / "src/imclass/stage.py")] * len(STAGES)
+
+
+def test_second_repro_runs_nothing(reproduced: Reproduced) -> None:
+    output = run(reproduced.project, "dvc", "repro")
+    assert list_run_stages(output) == []
+    assert "up to date" in output
+    assert run(reproduced.project, "git", "status", "--short") == ""
+
+
+def test_clone_elsewhere_rebuilds_every_out_byte_for_byte(reproduced: Reproduced, tmp_path: Path) -> None:
+    clone = tmp_path / "a folder with a longer name" / "clone"
+    clone.parent.mkdir()
+    run(tmp_path, "git", "clone", "--quiet", str(reproduced.project), str(clone))
+    for name in read_outs(clone):  # those that Git keeps
+        (clone / name).unlink()
+    output = run(clone, "dvc", "repro", PYTHONHASHSEED="7", LC_ALL="C", TZ="Asia/Tokyo")
+    assert list_run_stages(output) == STAGES
+    assert read_outs(clone) == read_outs(reproduced.project)
+    assert run(clone, "git", "status", "--short") == "", "dvc.lock or a metric changed"
+
+
+def test_emptied_cache_is_filled_again_with_the_same_outs(project: Path) -> None:
+    before = read_outs(project)
+    shutil.rmtree(project / ".dvc/cache")
+    for out in before:
+        (project / out).unlink()
+    output = run(project, "dvc", "repro", "build")
+    assert list_run_stages(output) == ["prepare", "build"]
+    after = read_outs(project)
+    assert after == {out: before[out] for out in after}
+    assert "data/packed/images.npy" in after
+    assert run(project, "git", "diff", "dvc.lock") == ""
+
+
+def test_another_lr_reruns_train_evaluate_and_export_only(reproduced: Reproduced, slower: Reproduced) -> None:
+    assert list_run_stages(slower.output) == ["train", "evaluate", "export"]
+    before, after = read_outs(reproduced.project), read_outs(slower.project)
+    assert before.keys() == after.keys()
+    assert before["reports/metrics.json"] != after["reports/metrics.json"]
+
+
+def test_earlier_lr_comes_back_without_training(reproduced: Reproduced, slower: Reproduced, tmp_path: Path) -> None:
+    project = copy_project(slower.project, tmp_path)
+    lr = re.findall(r"^lr: (\S+)", (reproduced.project / "params.yaml").read_text(), re.MULTILINE)[0]
+    output = run(project, "dvc", "exp", "run", "-S", f"lr={lr}")
+    assert list_run_stages(output) == []
+    assert "Stage 'train' is cached" in output
+    assert "kept epoch" in slower.output
+    assert "kept epoch" not in output
+    assert read_outs(project) == read_outs(reproduced.project)
+
+
+def test_device_and_workers_rerun_nothing(project: Path) -> None:
+    before = read_outs(project)
+    output = run(project, "dvc", "exp", "run", "-S", "device=cpu", "-S", "workers=1")
+    assert list_run_stages(output) == []
+    assert read_outs(project) == before
+    assert "device: cpu" in (project / "params.yaml").read_text()
+
+
+def test_lr_that_is_no_number_is_named_and_harms_no_out(project: Path) -> None:
+    before = read_outs(project)
+    output = run(project, "dvc", "exp", "run", "-S", "lr=abc", fails=True)
+    assert output.count("lr: expected a valid number, found 'abc'") == 1
+    assert read_outs(project).items() <= before.items()
+    assert not find_temporary_files(project)
+    run(project, "git", "checkout", "--quiet", "params.yaml")
+    assert list_run_stages(run(project, "dvc", "repro")) == []
+    assert read_outs(project) == before
+
+
+def test_temporary_run_uses_its_own_copy_of_the_code(project: Path) -> None:
+    before = read_outs(project)
+    append(project / "src/imclass/data/split.py", 'print("not yet committed")')
+    output = run(project, "dvc", "exp", "run", "--temp", "-S", "device=cpu")
+    assert list_run_stages(output) == ["prepare"]
+    assert re.findall(r"^library (.+)$", output, re.MULTILINE)[0].startswith(str(project / ".dvc/tmp/exps"))
+    assert "not yet committed" in output
+    assert read_outs(project) == before
+
+
+def test_queued_runs_use_the_code_of_when_they_were_queued(project: Path) -> None:
+    split = project / "src/imclass/data/split.py"
+    before = read_outs(project)
+    append(split, 'print("queued code")')
+    for seed in "1", "2":
+        arguments = ("--queue", "--name", f"seed-{seed}", "-S", f"data.split_seed={seed}", "prepare")
+        run(project, "dvc", "exp", "run", *arguments)
+    append(split, 'raise RuntimeError("code of the workspace")')
+    run(project, "dvc", "queue", "start")  # in the background
+    run(project, "dvc", "exp", "run", "--run-all")  # in the foreground, until nothing is queued
+    status = run(project, "dvc", "queue", "status")
+    ended = dict(re.findall(r"(seed-\d) .* (\w+)", status))
+    assert ended == {"seed-1": "Success", "seed-2": "Success"}, status
+    logs = run(project, "dvc", "queue", "logs", "seed-2")
+    assert list_run_stages(logs) == ["prepare"]
+    assert re.findall(r"^library (.+)$", logs, re.MULTILINE)[0].startswith(str(project / ".dvc/tmp/exps"))
+    assert "queued code" in logs
+    assert read_outs(project) == before
+
+
+def test_metrics_and_params_have_different_names(slower: Reproduced) -> None:
+    header, *rows = run(slower.project, "dvc", "exp", "show", "--csv").splitlines()
+    columns = header.split(",")
+    assert {"test.accuracy", "test.loss", "lr", "epochs"} <= set(columns)
+    assert len(set(columns)) == len(columns)
+    assert not [column for column in columns if ":" in column], "DVC adds the file to a name that stands twice"
+    assert [row for row in rows if row.startswith("slower,")]
+
+
+def test_experiments_are_shown_with_their_metrics(slower: Reproduced) -> None:
+    shown = json.loads(run(slower.project, "dvc", "exp", "show", "--json"))
+    experiment = next(row for row in shown if row["rev"] != "workspace")["experiments"][0]["revs"][0]
+    assert experiment["name"] == "slower"
+    assert experiment["data"]["params"]["params.yaml"]["data"]["lr"] == 0.02
+    metrics = json.loads((slower.project / "reports/metrics.json").read_text())
+    assert experiment["data"]["metrics"]["reports/metrics.json"]["data"] == metrics
+
+
+@pytest.mark.parametrize(
+    ("kind", "file", "name"), [("metrics", "reports/metrics.json", "test.loss"), ("params", "params.yaml", "lr")]
+)
+def test_revisions_differ_in(kind: str, file: str, name: str, slower: Reproduced) -> None:
+    found = json.loads(run(slower.project, "dvc", kind, "diff", "HEAD", "slower", "--json"))
+    assert found[file][name]["old"] != found[file][name]["new"]
+    assert kind == "metrics" or set(found[file]) == {name}
+
+
+def test_plots_of_two_revisions_stand_side_by_side(slower: Reproduced, tmp_path: Path) -> None:
+    arguments = ("plots", "diff", "HEAD", "slower", "--json", "--out", str(tmp_path))
+    plots: dict[str, list[dict[str, Any]]] = json.loads(run(slower.project, "dvc", *arguments))["data"]
+    assert set(plots) == {"Loss", "Accuracy", "Confusion", "reports/summary.png"}
+    assert {revision for plot in plots["reports/summary.png"] for revision in plot["revisions"]} == {"HEAD", "slower"}
+    for name in "Loss", "Accuracy", "Confusion":
+        values = [value for plot in plots[name] for value in plot["content"]["data"]["values"]]
+        assert {value["rev"] for value in values} == {"HEAD", "slower"}
+
+
+def remove_source(source: Path) -> None:
+    shutil.rmtree(source)
+
+
+def cut_image(source: Path) -> None:
+    image = source / "b/03.png"
+    image.write_bytes(image.read_bytes()[:50])
+
+
+def leave_one_class(source: Path) -> None:
+    shutil.rmtree(source / "b")
+    shutil.rmtree(source / "c")
+
+
+def leave_class_untrained(source: Path) -> None:
+    rows = [
+        f"{label}/{number:02}.png,{label},{split if label != 'c' else 'test'}"
+        for label in "abc"
+        for number, split in enumerate(["train", "val", "test"])
+    ]
+    (source / "annotations.csv").write_text("\n".join(["image,label,split", *rows]))
+
+
+def misname_image(source: Path) -> None:
+    (source / "annotations.csv").write_text("image,label\na/00.png,a\nb/00.pgn,b\n")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "stage", "message"),
+    [
+        (remove_source, "prepare", "No such file or directory: "),
+        (cut_image, "build", "b/03.png: not a sound image: truncated"),
+        (leave_one_class, "prepare", "own: expected images of at least two classes, found only 'a'"),
+        (leave_class_untrained, "prepare", "class 'c': no image in split train (3 in the others)"),
+        (misname_image, "prepare", "line 3: 'b/00.pgn': no such file in the source"),
+    ],
+)
+def test_bad_source_ends_with_one_message_and_no_half_out(
+    spoil: Callable[[Path], None], stage: str, message: str, project: Path
+) -> None:
+    before = read_outs(project)
+    write_images(project / OWN, "abc", 20)
+    spoil(project / OWN)
+    use_source(project, OWN)
+    output = run(project, "dvc", "repro", fails=True)
+    assert output.count(message) == 1
+    assert OWN in output
+    assert f"failed to reproduce '{stage}'" in output
+    outs = yaml.safe_load((project / "dvc.yaml").read_text())["stages"][stage]["outs"]
+    assert not [out for out in outs if (project / out).exists()]
+    finished = {"data/annotations.csv"} if stage == "build" else set()
+    assert {name for name, content in read_outs(project).items() if content != before[name]} == finished
+    assert not find_temporary_files(project)
+
+
+def test_folder_zip_and_tar_give_the_same_outs(project: Path) -> None:
+    write_images(project / OWN, "abc", 20)
+    outs = []
+    for path in (
+        OWN,
+        shutil.make_archive(str(project / OWN), "zip", project / OWN),
+        shutil.make_archive(str(project / OWN), "gztar", project / OWN),
+    ):
+        use_source(project, path)
+        assert list_run_stages(run(project, "dvc", "repro", "build")) == ["prepare", "build"]
+        outs.append(read_outs(project))
+    assert outs[0]["data/annotations.csv"].count(b"\n") == 61
+    assert outs[1] == outs[0]
+    assert outs[2] == outs[0]
+
+
+def test_workers_change_no_byte(project: Path) -> None:
+    rng = np.random.default_rng(0)
+    source = project / "many.zip"
+    with zipfile.ZipFile(source, "w") as archive:
+        for number in range(MIN_FILES_FOR_WORKERS):
+            pixels = rng.integers(0, 256, (2, 3), np.uint8)
+            archive.writestr(f"{number % 3}/{number:04}.pgm", b"P5 3 2 255\n" + pixels.tobytes())
+    run(project, "python", "stages/prepare.py", str(source), "many.csv")
+    for workers in 1, 2:
+        replace(project / "params.yaml", r"^workers: \d+", f"workers: {workers}")
+        run(project, "python", "stages/build.py", str(source), "many.csv", f"packed{workers}")
+    one, two = (
+        {file.name: file.read_bytes() for file in (project / f"packed{workers}").iterdir()} for workers in (1, 2)
+    )
+    assert len(one["images.npy"]) > MIN_FILES_FOR_WORKERS * 64
+    assert one == two
