@@ -53,9 +53,3 @@ def test_stage_loads_only_what_it_uses(stage: str, allowed: set[str]) -> None:
     loaded, printed = list_heavy_modules(LOAD_STAGE.format(stage=stage))
     assert loaded <= allowed
     assert printed == "", "importing prints nothing"
-
-
-def test_stage_names_its_arguments() -> None:
-    done = subprocess.run([sys.executable, "stages/prepare.py"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 1
-    assert done.stderr == "usage: python stages/prepare.py SOURCE ANNOTATIONS\n"

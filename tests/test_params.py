@@ -20,11 +20,11 @@ SAME_AS_DVC = [
 
 
 def write_params(folder: Path, *changes: tuple[str, str]) -> Path:
-    """The committed file with some of its lines replaced."""
+    """The committed file with the first lines of some keys replaced."""
     text = COMMITTED.read_text("utf-8")
-    for line, instead in changes:
-        text, count = re.subn(rf"^( *){re.escape(line)}", rf"\g<1>{instead}", text, count=1, flags=re.MULTILINE)
-        assert count == 1, line
+    for key, instead in changes:
+        text, count = re.subn(rf"^( *){key}:.*", rf"\g<1>{instead}", text, count=1, flags=re.MULTILINE)
+        assert count == 1, key
     path = folder / "params.yaml"
     path.write_text(text, "utf-8")
     return path
@@ -47,19 +47,18 @@ def read_raw(folder: Path, scalar: str) -> Any:
 
 def test_committed_params_load() -> None:
     params = load_params(COMMITTED)
-    assert params.model.cnn.widths == [32, 64]
-    assert params.model.mean is None
+    assert isinstance(params.lr, float)
     with pytest.raises(ValueError, match="frozen"):
         params.seed = 1
 
 
 @pytest.mark.parametrize("written", ["1e-3", "1E-3", "0.001", ".001", "+1.0e-3"])
 def test_exponents_are_numbers(tmp_path: Path, written: str) -> None:
-    assert load_params(write_params(tmp_path, ("lr: 0.05", f"lr: {written}"))).lr == 0.001
+    assert load_params(write_params(tmp_path, ("lr", f"lr: {written}"))).lr == 0.001
 
 
 def test_whole_number_serves_where_a_fraction_may_stand(tmp_path: Path) -> None:
-    assert load_params(write_params(tmp_path, ("lr: 0.05", "lr: 2"))).lr == 2.0
+    assert load_params(write_params(tmp_path, ("lr", "lr: 2"))).lr == 2.0
 
 
 @pytest.mark.parametrize("scalar", SAME_AS_DVC)
@@ -69,55 +68,56 @@ def test_scalars_are_read_as_by_dvc(tmp_path: Path, scalar: str) -> None:
 
 
 @pytest.mark.parametrize("scalar", ["1_000", "0x10", "0o10", "0b11", "2024-01-01", "010.0.0", "no", "1:30", "'1'"])
-@pytest.mark.parametrize("key", ["epochs: 24", "lr: 0.05", "model.mirror"])
+@pytest.mark.parametrize("key", ["epochs", "lr", "mirror"])
 def test_text_that_looks_like_a_number_is_refused_as_written(tmp_path: Path, key: str, scalar: str) -> None:
-    line = key.replace("model.mirror", "mirror: false")
-    message = find_problems(write_params(tmp_path, (line, f"{line.split(':')[0]}: {scalar}")))
-    name = key.split(":")[0]
-    assert re.search(rf"^  {name}: expected .*, found '{re.escape(scalar.strip(chr(39)))}'$", message, re.MULTILINE)
+    message = find_problems(write_params(tmp_path, (key, f"{key}: {scalar}")))
+    written = re.escape(scalar.strip("'"))
+    assert re.search(rf"^  (model\.)?{key}: expected .*, found '{written}'$", message, re.MULTILINE)
 
 
 def test_every_problem_is_told_at_once(tmp_path: Path) -> None:
     changes = [
-        ("seed: 0", "sede: 0"),
-        ("epochs: 24", "epochs: -1"),
-        ("batch_size: 64", "batch_size: many"),
-        ("channels: 1", "channels: 2"),
-        ("- 512", "- 0"),
-        ("optimizer: sgd", "optimizer: lion"),
-        ("flip: false", "flip: 0"),
+        ("seed", "sede: 0"),
+        ("epochs", "epochs: -1"),
+        ("batch_size", "batch_size: many"),
+        ("channels", "channels: 2"),
+        ("dropout", "dropout: [0.5]"),
+        ("optimizer", "optimizer: lion"),
+        ("flip", "flip: 0"),
     ]
     message = find_problems(write_params(tmp_path, *changes))
     assert "8 problems" in message
-    expected = ["augment.flip", "batch_size", "build.channels", "epochs", "model.mlp.hidden.0", "sede", "seed"]
+    expected = ["augment.flip", "batch_size", "build.channels", "epochs", "model.mlp.dropout", "sede", "seed"]
     keys = [line.split(":")[0].strip() for line in message.splitlines()[1:]]
     assert sorted(keys) == [*expected, "train.optimizer"]
 
 
 @pytest.mark.parametrize(
-    ("line", "unknown", "nearest"),
+    ("key", "unknown", "nearest"),
     [
-        ("epochs: 24", "epoch: 24", "epochs"),
-        ("batch_size: 64", "batchsize: 64", "batch_size"),
-        ("batch_size: 64", "Batch_Size: 64", "batch_size"),
-        ("optimizer: sgd", "lr: 3", "lr"),
-        ("optimizer: sgd", "batch_size: 3", "batch_size"),
-        ("optimizer: sgd", "dropuot: 1", "model.cnn.dropout"),
-        ("seed: 0", "momentum: 0", "train.momentum"),
-        ("seed: 0", "wieght_decay: 0", "train.weight_decay"),
-        ("seed: 0", "buidl: 0", "build"),
-        ("hidden:", "hiden:", "model.mlp.hidden"),
-        ("mirror: false", "widths: 3", "model.cnn.widths"),
+        ("epochs", "epoch: 24", "epochs"),
+        ("batch_size", "batchsize: 64", "batch_size"),
+        ("batch_size", "Batch_Size: 64", "batch_size"),
+        ("optimizer", "lr: 3", "lr"),
+        ("optimizer", "batch_size: 3", "batch_size"),
+        ("optimizer", "dropuot: 1", "model.cnn.dropout"),
+        ("seed", "momentum: 0", "train.momentum"),
+        ("seed", "wieght_decay: 0", "train.weight_decay"),
+        ("seed", "buidl: 0", "build"),
+        ("hidden", "hiden:", "model.mlp.hidden"),
+        ("mirror", "widths: 3", "model.cnn.widths"),
     ],
 )
-def test_unknown_key_is_told_with_the_nearest(tmp_path: Path, line: str, unknown: str, nearest: str) -> None:
-    message = find_problems(write_params(tmp_path, (line, unknown)))
-    key = unknown.split(":")[0]
-    assert re.search(rf"^  ([\w.]+\.)?{key}: unknown key; did you mean {re.escape(nearest)}\?$", message, re.MULTILINE)
+def test_unknown_key_is_told_with_the_nearest(tmp_path: Path, key: str, unknown: str, nearest: str) -> None:
+    message = find_problems(write_params(tmp_path, (key, unknown)))
+    found = unknown.split(":")[0]
+    assert re.search(
+        rf"^  ([\w.]+\.)?{found}: unknown key; did you mean {re.escape(nearest)}\?$", message, re.MULTILINE
+    )
 
 
 def test_key_like_no_other_is_told_without_a_guess(tmp_path: Path) -> None:
-    assert "\n  zzz: unknown key\n" in find_problems(write_params(tmp_path, ("seed: 0", "zzz: 0"))) + "\n"
+    assert "\n  zzz: unknown key\n" in find_problems(write_params(tmp_path, ("seed", "zzz: 0"))) + "\n"
 
 
 @pytest.mark.parametrize("key", ["seed", "device", "data", "data.path", "model.mlp.dropout", "augment.shift"])
@@ -133,57 +133,54 @@ def test_missing_key_is_told(tmp_path: Path, key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "instead"),
+    ("key", "instead"),
     [
-        ("seed: 0", "seed: -1"),
-        ("seed: 0", f"seed: {2**63}"),
-        ("seed: 0", "seed: 0.0"),
-        ("seed: 0", "seed: true"),
-        ("epochs: 24", "epochs: 0"),
-        ("batch_size: 64", f"batch_size: {10**30}"),
-        ("lr: 0.05", "lr: .nan"),
-        ("lr: 0.05", "lr: .inf"),
-        ("lr: 0.05", "lr: 1e400"),
-        ("lr: 0.05", "lr: -0.1"),
-        ("lr: 0.05", "lr: 0"),
-        ("lr: 0.05", f"lr: {10**400}"),
-        ("lr: 0.05", f"lr: {'9' * 10_000}"),
-        ("lr: 0.05", "lr: {a: 1}"),
-        ("device: auto", "device: gpu"),
-        ("device: auto", "device: cuda:x"),
-        ("workers: 0", "workers: 100000"),
-        ("threads: 1", "threads: 0"),
-        ("path: data/raw/digits.zip", "path: ''"),
-        ("path: data/raw/digits.zip", "path: 010"),
-        ("split_seed: 0", f"split_seed: {'9' * 10_000}"),
-        ("val_fraction: 0.15", "val_fraction: 1"),
-        ("test_fraction: 0.2", "test_fraction: -0.1"),
-        ("height: 8", "height: 1000000000"),
-        ("background: 255", "background: 256"),
-        ("fit: crop", "fit: Crop"),
-        ("mean: null", "mean: 0.5"),
-        ("mean: null", "mean: []"),
-        ("std: null", "std: [0.0]"),
-        ("std: null", "std: [.nan]"),
-        ("mirror: false", "mirror: no"),
-        ("dropout: 0.0", "dropout: 1.0"),
-        ("weight_decay: 0.0005", "weight_decay: -1"),
-        ("shift: 0", "shift: 257"),
-        ("tolerance: 0.0001", "tolerance: 0"),
-        ("build:", "build: 3\nbuild2:"),
+        ("seed", "seed: -1"),
+        ("seed", f"seed: {2**63}"),
+        ("seed", "seed: 0.0"),
+        ("seed", "seed: true"),
+        ("epochs", "epochs: 0"),
+        ("batch_size", f"batch_size: {10**30}"),
+        ("lr", "lr: .nan"),
+        ("lr", "lr: .inf"),
+        ("lr", "lr: 1e400"),
+        ("lr", "lr: -0.1"),
+        ("lr", "lr: 0"),
+        ("lr", f"lr: {10**400}"),
+        ("lr", f"lr: {'9' * 10_000}"),
+        ("lr", "lr: {a: 1}"),
+        ("device", "device: gpu"),
+        ("device", "device: cuda:x"),
+        ("workers", "workers: 100000"),
+        ("threads", "threads: 0"),
+        ("path", "path: ''"),
+        ("path", "path: 010"),
+        ("split_seed", f"split_seed: {'9' * 10_000}"),
+        ("val_fraction", "val_fraction: 1"),
+        ("test_fraction", "test_fraction: -0.1"),
+        ("height", "height: 1000000000"),
+        ("background", "background: 256"),
+        ("fit", "fit: Crop"),
+        ("mean", "mean: 0.5"),
+        ("mean", "mean: []"),
+        ("std", "std: [0.0]"),
+        ("std", "std: [.nan]"),
+        ("mirror", "mirror: no"),
+        ("dropout", "dropout: 1.0"),
+        ("weight_decay", "weight_decay: -1"),
+        ("shift", "shift: 257"),
+        ("tolerance", "tolerance: 0"),
+        ("build", "build: 3\nbuild2:"),
     ],
 )
-def test_value_out_of_range_is_told_with_its_key(tmp_path: Path, line: str, instead: str) -> None:
-    message = find_problems(write_params(tmp_path, (line, instead)))
-    key = instead.split(":")[0]
+def test_value_out_of_range_is_told_with_its_key(tmp_path: Path, key: str, instead: str) -> None:
+    message = find_problems(write_params(tmp_path, (key, instead)))
     assert re.search(rf"^  ([\w.]+\.)?{key}(\.0)?: (expected|List should) .*, found ", message, re.MULTILINE)
     assert len(message) < 1_000
 
 
 def test_fractions_leave_images_to_train_on(tmp_path: Path) -> None:
-    path = write_params(
-        tmp_path, ("val_fraction: 0.15", "val_fraction: 0.5"), ("test_fraction: 0.2", "test_fraction: 0.5")
-    )
+    path = write_params(tmp_path, ("val_fraction", "val_fraction: 0.5"), ("test_fraction", "test_fraction: 0.5"))
     assert "data: expected val_fraction + test_fraction below 1" in find_problems(path)
 
 
@@ -197,13 +194,12 @@ def test_fractions_leave_images_to_train_on(tmp_path: Path) -> None:
     ],
 )
 def test_mean_and_std_fit_the_channels(tmp_path: Path, mean: str, std: str, problem: str) -> None:
-    assert problem in find_problems(
-        write_params(tmp_path, ("mean: null", f"mean: {mean}"), ("std: null", f"std: {std}"))
-    )
+    changes = [("channels", "channels: 1"), ("mean", f"mean: {mean}"), ("std", f"std: {std}")]
+    assert problem in find_problems(write_params(tmp_path, *changes))
 
 
 def test_given_mean_and_std_are_kept(tmp_path: Path) -> None:
-    changes = [("channels: 1", "channels: 3"), ("mean: null", "mean: [0, 0.5, 1]"), ("std: null", "std: [1, 2, 3]")]
+    changes = [("channels", "channels: 3"), ("mean", "mean: [0, 0.5, 1]"), ("std", "std: [1, 2, 3]")]
     model = load_params(write_params(tmp_path, *changes)).model
     assert (model.mean, model.std) == ([0.0, 0.5, 1.0], [1.0, 2.0, 3.0])
 

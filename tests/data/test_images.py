@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from jaxtyping import Float, UInt8
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, PngImagePlugin
 
 from imclass.data.images import decode_and_fit, decode_image, fit_image
 from imclass.errors import InputError
@@ -256,6 +256,25 @@ def test_exif_behind_the_pixels_of_a_png_is_read(encode: Encode) -> None:
     np.testing.assert_array_equal(decode(moved), ORIENTATIONS[6](RGB))
 
 
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_rotation_that_only_xmp_gives_is_applied(encode: Encode, format: str) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("XML:com.adobe.xmp", xmp.decode())
+    options = {"pnginfo": info} if format == "PNG" else {"xmp": xmp}
+    image = make_picture(16, 24)
+    stored = decode(encode(image, format))
+    np.testing.assert_array_equal(decode(encode(image, format, **options)), ORIENTATIONS[6](stored))
+
+
+def test_rotation_in_the_old_text_of_a_png_is_applied(encode: Encode) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    info = PngImagePlugin.PngInfo()
+    info.add_text("Raw profile type exif", f"\nexif\n{len(exif.tobytes()):8}\n{exif.tobytes().hex()}\n")
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(RGB), "PNG", pnginfo=info)), ORIENTATIONS[6](RGB))
+
+
 @pytest.mark.parametrize("orientation", [0, 9, 200])
 def test_rotation_that_does_not_exist_is_none(encode: Encode, orientation: int) -> None:
     exif = Image.Exif()
@@ -393,6 +412,11 @@ def test_extension_does_not_matter(encode: Encode, name: str, format: str) -> No
 )
 def test_what_is_no_image_is_refused(content: bytes) -> None:
     assert "not an image of a known format (BMP, GIF, JPEG, PNG, PPM, TIFF, WEBP)" in refuse(content)
+
+
+@pytest.mark.parametrize("format", ["PCX", "SGI", "ICO", "TGA", "EPS"])
+def test_format_that_only_pillow_knows_is_refused(encode: Encode, format: str) -> None:
+    assert "not an image of a known format" in refuse(encode(Image.fromarray(RGB), format))
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM"])

@@ -1,5 +1,7 @@
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -178,6 +180,16 @@ def test_altered_images_are_refused(folder: Path, images: Any) -> None:
 def test_altered_labels_are_refused(folder: Path, labels: Any) -> None:
     np.save(folder / "labels.npy", labels)
     refuse(folder)
+
+
+def test_type_of_the_arrays_is_checked_without_the_type_checks_of_the_tests(folder: Path) -> None:
+    code = "import sys, pathlib, imclass.data.packed as packed; packed.open_packed(pathlib.Path(sys.argv[1]))"
+    for name, kind in ("images.npy", np.int8), ("labels.npy", np.int32):
+        sound = (folder / name).read_bytes()
+        np.save(folder / name, np.load(folder / name).astype(kind))
+        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
+        assert f"InputError: {folder}: expected uint8 (21, 3, 4, 6) and int64 (21,), found " in done.stderr
+        (folder / name).write_bytes(sound)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "3", '"meta"', "{}", "{'a': 1}", "\udcff"])

@@ -37,6 +37,15 @@ def test_same_seed_gives_the_same_split_and_another_seed_another() -> None:
     assert abs(same - (0.65**2 + 0.15**2 + 0.2**2)) < 0.05  # as two independent splits agree
 
 
+def test_split_is_the_same_in_every_process_and_version() -> None:
+    keys = [f"key {at}" for at in range(30)]
+    table = pd.DataFrame({"split": "", "group": keys, "sha256": ""}, dtype=object)
+    draws = [int(hashlib.sha256(f"5:{key}".encode()).hexdigest()[:16], 16) / 2**64 for key in keys]
+    expected = ["test" if draw < 0.2 else "val" if draw < 0.35 else "train" for draw in draws]
+    assert assign(table, seed=5).tolist() == expected
+    assert [expected.count(split) for split in SPLITS] == [19, 1, 10]
+
+
 def test_added_images_move_none() -> None:
     table = make_table(1_000)
     more = pd.concat([make_table(50, start=5_000), table, make_table(50, start=9_000)], ignore_index=True)

@@ -99,7 +99,8 @@ def open_packed(folder: Path) -> Packed:
     except (ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
         raise InputError(f"{folder}: not a sound packed set: {error}") from None
     if images.dtype != np.uint8 or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
-        raise InputError(f"{folder}: expected arrays for {shape} images, found {images.shape} and {labels.shape}")
+        found = f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}"
+        raise InputError(f"{folder}: expected uint8 {shape} and int64 {shape[:1]}, found {found}")
     if num_levels != {shape[1]}:
         raise InputError(f"{folder}: meta.json: expected mean and std of {shape[1]} channels")
     if not ((labels >= 0) & (labels < num_classes)).all():
