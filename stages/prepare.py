@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's li
 
 from imclass.data.annotations import label_images, write_annotations
 from imclass.data.source import read_files
-from imclass.data.split import assign_splits, check_splits, count_splits
+from imclass.data.split import assign_splits, check_splits, count_splits, find_contradictions
 from imclass.params import Params
 from imclass.stage import run
 
@@ -28,6 +28,8 @@ def prepare(params: Params, source: Path, annotations: Path) -> None:
     )
     check_splits(table)
     write_annotations(table, annotations)
+    for sentence in find_contradictions(table):
+        print(f"doubtful: {sentence}")
     counts = count_splits(table)
     print(f"{len(table)} images of {len(counts)} classes", counts.to_string(), sep="\n")
 

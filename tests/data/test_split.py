@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from imclass.data.annotations import SPLITS
-from imclass.data.split import assign_splits, check_splits, count_splits
+from imclass.data.split import assign_splits, check_splits, count_splits, find_contradictions
 from imclass.errors import InputError
 
 FRACTIONS = {"val_fraction": 0.15, "test_fraction": 0.2}
@@ -157,3 +157,13 @@ def test_classes_that_cannot_be_learnt_are_told_at_once() -> None:
         "  class 'class 0': no image in split train (3 in the others)",
         "  class 'class 2': no image in split train (3 in the others)",
     ]
+
+
+def test_pictures_in_two_splits_or_under_two_labels_are_told() -> None:
+    rows = [("a", "x", "train", "1"), ("b", "x", "test", "1"), ("c", "x", "val", "2"), ("d", "y", "val", "2")]
+    table = pd.DataFrame(rows, columns=["image", "label", "split", "sha256"])
+    assert find_contradictions(table) == [
+        "1 pictures stand in more than one split, such as a = b",
+        "1 pictures stand under more than one label, such as c = d",
+    ]
+    assert find_contradictions(table.iloc[[0, 2]]) == []

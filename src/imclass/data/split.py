@@ -1,7 +1,7 @@
 """Labelled images + their content -> train, val and test.
 
-An image's place depends on its own content (or group) and the seed alone: adding images moves no other, the same
-picture never stands in two splits, and training with another seed keeps the split.
+The place of an image is drawn by its own content (or group) and the seed alone: adding images moves no other, the same
+picture is never drawn into two splits, and training with another seed keeps the split. Given splits are kept as they are.
 """
 
 import hashlib
@@ -44,6 +44,17 @@ def check_splits(table: pd.DataFrame) -> None:
             "splits that cannot be used: give other splits, more images, or other data.val_fraction, "
             f"data.test_fraction or data.split_seed\n{list_problems(problems)}"
         )
+
+
+def find_contradictions(table: pd.DataFrame) -> list[str]:
+    """Sentences on pictures (by content) that stand in two splits or under two labels, with the first of them."""
+    sentences = []
+    for column, what in ("split", "in more than one split"), ("label", "under more than one label"):
+        found = table[table.groupby("sha256")[column].transform("nunique") > 1]
+        if len(found):
+            first = found[found.sha256 == found.sha256.iloc[0]]
+            sentences.append(f"{found.sha256.nunique()} pictures stand {what}, such as {' = '.join(first.image)}")
+    return sentences
 
 
 def count_splits(table: pd.DataFrame) -> pd.DataFrame:
