@@ -8,9 +8,7 @@ import statistics
 import sys
 import tempfile
 from functools import partial
-from itertools import count, repeat
 from pathlib import Path
-from typing import Any, cast
 
 import torch
 from torch import nn
@@ -33,8 +31,11 @@ from benchmarks.report import RESULTS, format_spread, write_report
 from benchmarks.slices import Loop, Slices, Step, compare_disturbed, compare_loops
 from imclass.data.augment import flip_and_shift
 from imclass.data.loader import ShuffledBatches, load_batches
-from imclass.training.fit import train_epoch
+from imclass.data.packed import Split
+from imclass.training.fit import fit
 from imclass.training.optimizer import build_optimizer
+from imclass.training.schedule import constant
+from imclass.training.state import State, start_training
 
 LONGER = 20  # turns of loops with workers, which load some batches ahead while others run
 MEMORY_IMAGES = (60_000, 300_000)
@@ -215,24 +216,33 @@ def train_as_imclass(fashion: Fashion, network: str, step: Step, *, flip: bool =
     batches = load_batches(dataset)
     model = make_classifier(fashion, network).to(memory_format=torch.channels_last)
     optimizer = build_optimizer(model, name="sgd", lr=LR, momentum=0.0, weight_decay=0.0)
-    progress = cast(Any, Progress(step))
     torch.use_deterministic_algorithms(True)
-    for epoch in count():
-        dataset.epoch = epoch
-        train_epoch(model, batches, nn.CrossEntropyLoss(), optimizer, repeat(LR), progress)
+    fit(
+        start_training(model, optimizer, num_batches=len(dataset)),
+        batches,
+        Split(split.images[:BATCH_SIZE], split.labels[:BATCH_SIZE]),
+        Turns(step),
+        epochs=1_000_000,
+        schedule=partial(constant, num_steps=0, peak=LR),
+        criterion=nn.CrossEntropyLoss(),
+        seed=0,
+    )
 
 
-class Progress:
-    """Stands in for the progress bar of `train_epoch`, and ends imclass's setting of PyTorch while others run."""
+class Turns:
+    """Counts the steps where `fit` asks whether to save, and ends imclass's setting of PyTorch while others run."""
 
     def __init__(self, step: Step) -> None:
         self.step = step
 
-    def update(self, images: int) -> bool:
+    def is_due(self) -> bool:
         torch.use_deterministic_algorithms(False)
-        self.step(images)
+        self.step(BATCH_SIZE)
         torch.use_deterministic_algorithms(True)
         return False
+
+    def save(self, state: State) -> None:
+        """Nothing: a checkpoint is written once an epoch."""
 
 
 def train_on_one_batch(

@@ -10,23 +10,30 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's li
 
 from imclass.data.augment import flip_and_shift
 from imclass.data.loader import ShuffledBatches, load_batches
-from imclass.data.packed import open_packed
+from imclass.data.packed import open_packed, read_names
 from imclass.device import make_deterministic, select_device
+from imclass.errors import InputError
+from imclass.imports import hash_imports
 from imclass.models.classifier import ModelConfig, adapt_to_images, build_model
+from imclass.models.inference import compute_logits
 from imclass.models.modelfile import save_model
 from imclass.models.summary import summarise_layers
 from imclass.params import Params
 from imclass.stage import run
-from imclass.training.fit import fit
+from imclass.training.checkpoint import hold_checkpoints, locate_checkpoints, resume
+from imclass.training.fit import DivergedError, fit
 from imclass.training.history import write_history
 from imclass.training.optimizer import build_optimizer
-from imclass.training.schedule import constant, one_cycle
+from imclass.training.review import describe_best, find_doubts
+from imclass.training.schedule import build_schedule
+from imclass.training.state import start_training
 
 
 def train(params: Params, packed: Path, model_file: Path, history_file: Path) -> None:
     make_deterministic(params.threads)
     device = select_device(params.device)
     data = open_packed(packed)
+    val = data.splits["val"]
     dataset = ShuffledBatches(
         data.splits["train"].images,
         data.splits["train"].labels,
@@ -37,14 +44,13 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
     )
 
     torch.manual_seed(params.seed)
-    name = params.model.name
     model = build_model(
         ModelConfig(
             classes=data.classes,
             fit=data.fit,
             mean=params.model.mean or data.mean,
             mirror=params.model.mirror,
-            network={"name": name, **getattr(params.model, name).model_dump()},
+            network=params.model.describe_network(),
             std=params.model.std or data.std,
         )
     )
@@ -59,21 +65,36 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         momentum=params.train.momentum,
         weight_decay=params.train.weight_decay,
     )
-    shape = {"constant": constant, "one-cycle": one_cycle}[params.train.schedule]
-    history = fit(
-        model,
-        load_batches(dataset),
-        data.splits["val"],
-        epochs=params.epochs,
-        optimizer=optimizer,
-        schedule=partial(shape, num_steps=params.epochs * len(dataset), peak=params.lr),
-        label_smoothing=params.train.label_smoothing,
-        seed=params.seed,
-    )
+    state = start_training(model, optimizer, num_batches=len(dataset))
+    decisive = {
+        "code": hash_imports(Path(__file__)),
+        "data": data.fingerprint,
+        "params": params.model_dump(include={"seed", "batch_size", "lr", "threads", "model", "train", "augment"}),
+        "versions": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
+    }
+    with hold_checkpoints(locate_checkpoints(), decisive, epochs=params.epochs) as checkpoints:
+        resume(state, checkpoints, extends=params.train.schedule == "constant")
+        try:
+            fit(
+                state,
+                load_batches(dataset),
+                val,
+                checkpoints,
+                epochs=params.epochs,
+                schedule=build_schedule(params.train.schedule, num_steps=params.epochs * len(dataset), peak=params.lr),
+                criterion=torch.nn.CrossEntropyLoss(label_smoothing=params.train.label_smoothing),
+                seed=params.seed,
+            )
+        except DivergedError as error:
+            names = read_names(data, "train")
+            images = ", ".join(names[row] for row in error.rows)
+            raise InputError(f"{error}\nthe images of that batch: {images}") from None
     save_model(model, model_file)
-    write_history(history, history_file)
-    best = min(history, key=lambda epoch: epoch.val_loss)
-    print(f"kept epoch {best.epoch} of {len(history)}: val loss {best.val_loss:.4f}, accuracy {best.val_accuracy:.4f}")
+    write_history(state.history, history_file)
+    print(describe_best(state.history))
+    predicted = compute_logits(model, val.images).argmax(1).numpy()
+    for doubt in find_doubts(state.history, val.labels, predicted, data.classes):
+        print(f"doubtful: {doubt}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from imclass.team.imports import find_imports
+from imclass.imports import find_imports
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "src"
@@ -17,6 +17,7 @@ STAGES = ("prepare", "build", "train", "evaluate", "export")
 ROOMS = [
     "errors",
     "files",
+    "imports",
     "tensors",
     "params",
     "stage",
@@ -49,7 +50,7 @@ def test_deps_of_a_stage_are_the_files_it_imports(stage: str) -> None:
     deps = pipeline["stages"][stage]["deps"]
     code = [dep for dep in deps if dep.startswith(("src/", "stages/"))]
     script = ROOT / "stages" / f"{stage}.py"
-    expected = [script, *find_imports(script, LIBRARY)]
+    expected = [script, *find_imports(script)]
     assert code == [file.relative_to(ROOT).as_posix() for file in expected]
 
 
@@ -60,7 +61,7 @@ def test_imports_found_as_text_are_those_that_python_makes(stage: str) -> None:
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     modules = {module for module in printed.split() if module.startswith("imclass.")}
     loaded = {name for name in modules if LIBRARY.joinpath(*name.split(".")).with_suffix(".py").is_file()}
-    assert loaded <= {name_module(file) for file in find_imports(script, LIBRARY)}
+    assert loaded <= {name_module(file) for file in find_imports(script)}
 
 
 @pytest.mark.parametrize("file", sorted(LIBRARY.rglob("*.py")), ids=name_module)
@@ -72,7 +73,7 @@ def test_imports_point_to_earlier_rooms(file: Path) -> None:
     room = name_module(file).split(".")[1]
     for module in read_direct_imports(file):
         assert ROOMS.index(module.split(".")[1]) <= ROOMS.index(room), f"{name_module(file)} imports {module}"
-    assert file not in find_imports(file, LIBRARY), "imports itself through others"
+    assert file not in find_imports(file), "imports itself through others"
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -1,5 +1,6 @@
 """Whole-or-nothing writes: a file or folder stands complete under its name, or not at all."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -35,6 +36,12 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text with `\\n` line ends, whole or not at all."""
     with write_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file's content, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

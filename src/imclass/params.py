@@ -65,6 +65,10 @@ class ModelParams(Section):
     mlp: MlpParams
     cnn: CnnParams
 
+    def describe_network(self) -> dict[str, Any]:
+        """The name of the network and its own options."""
+        return {"name": self.name, **getattr(self, self.name).model_dump()}
+
 
 class TrainParams(Section):
     optimizer: Literal["sgd", "adamw"]

@@ -13,10 +13,11 @@ from imclass.data.loader import ShuffledBatches, load_batches
 from imclass.data.packed import Split
 from imclass.errors import InputError
 from imclass.models.classifier import Classifier, ModelConfig, build_model
-from imclass.training.fit import fit, validate
+from imclass.training.fit import DivergedError, fit, validate
 from imclass.training.history import Epoch, read_history, write_history
 from imclass.training.optimizer import build_optimizer
-from imclass.training.schedule import constant, one_cycle
+from imclass.training.schedule import one_cycle
+from imclass.training.state import State, start_training
 
 CONFIG = ModelConfig(
     classes=["dark", "bright"],
@@ -40,6 +41,16 @@ CPU = torch.device("cpu")
 VAL = make_split(40, seed=1)
 
 
+class NoSaver:
+    """Keeps nothing."""
+
+    def is_due(self) -> bool:
+        return False
+
+    def save(self, state: State) -> None:
+        pass
+
+
 def train(
     model: Classifier, val: Split = VAL, *, epochs: int = 3, lr: float = 0.1, shift: int = 0, seed: int = 0
 ) -> list[Epoch]:
@@ -52,16 +63,20 @@ def train(
         seed=seed,
         device=CPU,
     )
-    return fit(
-        model,
+    optimizer = build_optimizer(model, name="sgd", lr=lr, momentum=0.9, weight_decay=0.0)
+    state = start_training(model, optimizer, num_batches=len(dataset))
+    schedule = partial(one_cycle, num_steps=epochs * len(dataset), peak=lr)
+    fit(
+        state,
         load_batches(dataset),
         val,
+        NoSaver(),
         epochs=epochs,
-        optimizer=build_optimizer(model, name="sgd", lr=lr, momentum=0.9, weight_decay=0.0),
-        schedule=partial(one_cycle, num_steps=epochs * len(dataset), peak=lr),
-        label_smoothing=0.0,
+        schedule=schedule,
+        criterion=nn.CrossEntropyLoss(),
         seed=seed,
     )
+    return state.history
 
 
 def make_model(seed: int = 0, **network: object) -> Classifier:
@@ -99,6 +114,7 @@ def test_equals_a_loop_written_out_by_hand() -> None:
     # The mean over images, not over batches of 16 and 4.
     assert history[0].train_loss == pytest.approx(np.mean(losses), rel=1e-5)
     assert history[0].train_accuracy == hits / 100
+    assert history[0].learning_rate == one_cycle(6, num_steps=7, peak=0.05)
 
 
 def test_keeps_the_epoch_of_the_lowest_validation_loss() -> None:
@@ -130,9 +146,12 @@ def test_label_smoothing_is_that_of_the_paper() -> None:
     torch.testing.assert_close(nn.CrossEntropyLoss(label_smoothing=0.1)(logits, labels), expected)
 
 
-def test_a_loss_that_is_no_number_stops_the_training() -> None:
-    with pytest.raises(InputError, match="no longer a number.*lower lr"):
-        train(make_model(), lr=1e30)
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step() -> None:
+    with pytest.raises(
+        DivergedError, match=r"the loss is (nan|inf) at step 2 of epoch 1, at lr .*: try a lower lr"
+    ) as found:
+        train(make_model(), lr=1e38)
+    assert len(found.value.rows) == 16
 
 
 def test_is_quiet_when_not_on_a_terminal(capfd: pytest.CaptureFixture[str]) -> None:
@@ -155,22 +174,3 @@ def test_history_round_trip_and_refusal(tmp_path: Path) -> None:
     (tmp_path / "history.csv").write_text("epoch,loss\n1,2\n")
     with pytest.raises(InputError, match=r"history\.csv: not a history of a training: expected columns epoch,"):
         read_history(tmp_path / "history.csv")
-
-
-def test_constant_rate_reaches_the_optimizer() -> None:
-    model = make_model()
-    split = make_split(32)
-    dataset = ShuffledBatches(
-        split.images, split.labels, batch_size=16, augment=lambda x, generator: x, seed=0, device=CPU
-    )
-    history = fit(
-        model,
-        load_batches(dataset),
-        split,
-        epochs=1,
-        optimizer=build_optimizer(model, name="adamw", lr=9.0, momentum=0.0, weight_decay=0.0),
-        schedule=partial(constant, num_steps=2, peak=0.001),
-        label_smoothing=0.0,
-        seed=0,
-    )
-    assert history[0].learning_rate == 0.001

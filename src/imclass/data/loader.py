@@ -45,6 +45,13 @@ class ShuffledBatches(IterableDataset[Batch]):
         self.augment = augment
         self.seed = seed
         self.epoch = 0
+        self.first = 0
+        self.batches_per_chunk = max(1, CHUNK_IMAGES // batch_size)
+
+    def start(self, epoch: int, *, first: int = 0) -> None:
+        """Let the next iteration give the batches of `epoch` from number `first` on, as a whole epoch would."""
+        self.epoch = epoch
+        self.first = first
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -55,24 +62,41 @@ class ShuffledBatches(IterableDataset[Batch]):
         return self.images[:: -(-len(self.images) // SAMPLE_IMAGES)].cpu()
 
     def __iter__(self) -> Iterator[Batch]:
-        generator = torch.Generator().manual_seed(derive_seed(self.seed, self.epoch))
-        order = torch.randperm(len(self.labels), generator=generator)
-        labels = self.labels[order.to(self.device)].split(self.batch_size)
-        chunks = order.to(self.images.device).split(self.batch_size * max(1, CHUNK_IMAGES // self.batch_size))
-        gathered = (self.images.index_select(0, rows).to(self.device, non_blocking=True) for rows in chunks)
-        augmented = (self.augment(images, generator=generator) for images in gathered)
-        batches = (batch for images in augmented for batch in images.split(self.batch_size))
-        yield from zip(batches, labels, strict=True)
+        order = self._draw_order()
+        labels = self.labels[order.to(self.device)].split(self.batch_size)[self.first :]
+        yield from zip(self._iterate_images(order.to(self.images.device)), labels, strict=True)
+
+    def list_rows(self, step: int) -> list[int]:
+        """Rows of the images in the batch number `step` of the epoch."""
+        return self._draw_order().split(self.batch_size)[step].tolist()
+
+    def _draw_order(self) -> Int64[Tensor, " n"]:
+        return torch.randperm(len(self.labels), generator=self._make_generator())
+
+    def _iterate_images(self, order: Int64[Tensor, " n"]) -> Iterator[UInt8[Tensor, "n c h w"]]:
+        chunks = order.split(self.batch_size * self.batches_per_chunk)
+        first_chunk, skipped = divmod(self.first, self.batches_per_chunk)
+        for number, rows in enumerate(chunks[first_chunk:], first_chunk):
+            gathered = self.images.index_select(0, rows).to(self.device, non_blocking=True)
+            # A generator for each chunk, so that an epoch can go on from any of them.
+            images = self.augment(gathered, generator=self._make_generator(number + 1))
+            yield from images.split(self.batch_size)[skipped:]
+            skipped = 0
+
+    def _make_generator(self, part: int = 0) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, part))
 
 
 def load_batches(dataset: ShuffledBatches) -> DataLoader[Batch]:
     """A DataLoader that hands the dataset's batches on as they are."""
-    return DataLoader(dataset, batch_size=None, collate_fn=_keep)
+    # With a generator of its own, since it draws a number at the start of each iteration: from the global one, an epoch
+    # that goes on in its middle would get another dropout.
+    return DataLoader(dataset, batch_size=None, collate_fn=_keep, generator=torch.Generator())
 
 
-def derive_seed(seed: int, epoch: int) -> int:
-    """A seed for each epoch, so that an epoch can be repeated without those before it."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def derive_seed(*numbers: int) -> int:
+    """A seed that is another one for every other list of numbers."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
 
 def _keep(batch: Any) -> Any:

@@ -7,6 +7,7 @@ meta.json    classes, counts per split, fit of the pixels, their mean and standa
 """
 
 import csv
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,9 +19,10 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from imclass.errors import InputError
-from imclass.files import write_whole
+from imclass.files import hash_file, write_whole
 
-FILES = ("images.npy", "labels.npy", "index.csv", "meta.json")
+HASHED_FILES = ("images.npy", "labels.npy", "index.csv")
+FILES = (*HASHED_FILES, "meta.json")
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Packed:
-    """An opened packed set. `mean` and `std` are per channel, of pixels in 0..1, over the training split."""
+    """An opened packed set. `mean` and `std` are per channel, of pixels in 0..1, over the training split.
+
+    Equal sets, and no others, have equal fingerprints.
+    """
 
     folder: Path
     classes: list[str]
@@ -41,6 +46,7 @@ class Packed:
     mean: list[float]
     std: list[float]
     splits: dict[str, Split]
+    fingerprint: str
 
 
 def write_packed(
@@ -72,7 +78,9 @@ def write_packed(
         with (temporary / "index.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("image", "label", "split"), *rows])
         mean, std = _measure(levels)
-        meta = {"classes": classes, "fit": fit, "mean": mean, "splits": counts, "std": std}
+        hashes = {name: hash_file(temporary / name) for name in HASHED_FILES}
+        meta = {"classes": classes, "fit": fit, "mean": mean, "sha256": hashes, "splits": counts, "std": std}
+        meta["fingerprint"] = _hash_meta(meta)
         (temporary / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
@@ -93,7 +101,11 @@ def open_packed(folder: Path) -> Packed:
             meta["mean"],
             meta["std"],
             _cut(images, labels, meta["splits"]),
+            meta["fingerprint"],
         )
+        damaged = [name for name in HASHED_FILES if meta["sha256"][name] != hash_file(folder / name)]
+        if meta["fingerprint"] != _hash_meta(meta):
+            damaged.append("meta.json")
         num_classes = len(packed.classes)
         num_levels = {len(packed.mean), len(packed.std)}
     except (ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
@@ -105,6 +117,8 @@ def open_packed(folder: Path) -> Packed:
         raise InputError(f"{folder}: meta.json: expected mean and std of {shape[1]} channels")
     if not ((labels >= 0) & (labels < num_classes)).all():
         raise InputError(f"{folder}: labels.npy: expected positions among {num_classes} classes")
+    if damaged:
+        raise InputError(f"{folder}: damaged since build wrote it: {', '.join(damaged)}")
     return packed
 
 
@@ -120,6 +134,11 @@ def _cut(images: np.ndarray, labels: np.ndarray, counts: dict[str, int]) -> dict
         splits[split] = Split(images[start : start + count], labels[start : start + count])
         start += count
     return splits
+
+
+def _hash_meta(meta: dict[str, Any]) -> str:
+    content = {key: value for key, value in meta.items() if key != "fingerprint"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _count_levels(pixels: UInt8[np.ndarray, "n c h w"]) -> Int64[np.ndarray, "c 256"]:

@@ -1,7 +1,7 @@
 """Labelled images + their content -> train, val and test.
 
 The place of an image is drawn by its own content (or group) and the seed alone: adding images moves no other, the same
-picture is never drawn into two splits, and training with another seed keeps the split. Given splits are kept as they are.
+picture is never drawn into two splits, and training with another seed keeps the split. Given splits stay as they are.
 """
 
 import hashlib

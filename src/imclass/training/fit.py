@@ -1,7 +1,8 @@
-"""Model + batches -> trained model and its history: PyTorch's training loop."""
+"""Model + batches -> trained model and its history: PyTorch's training loop, which can be stopped and go on."""
 
-from collections.abc import Callable, Iterator
-from typing import Any
+import math
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,77 +15,122 @@ from imclass.errors import InputError
 from imclass.models.classifier import Classifier
 from imclass.models.inference import compute_logits
 from imclass.training.history import Epoch
+from imclass.training.state import State
+
+
+@runtime_checkable
+class Saver(Protocol):
+    """Where `fit` leaves its state."""
+
+    def is_due(self) -> bool:
+        """Asked after every step: whether to save before the epoch has ended."""
+        ...
+
+    def save(self, state: State) -> None: ...
+
+
+class DivergedError(InputError):
+    """The loss is no longer a number. `rows` are the training images of the batch where that was first so."""
+
+    def __init__(self, message: str, rows: list[int]) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 def fit(
-    model: Classifier,
+    state: State,
     batches: DataLoader[Batch],
     val: Split,
+    saver: Saver,
     *,
     epochs: int,
-    optimizer: torch.optim.Optimizer,
     schedule: Callable[[int], float],
-    label_smoothing: float,
+    criterion: nn.Module,
     seed: int,
-) -> list[Epoch]:
-    """Train, and leave the model with the weights of the epoch whose validation loss was lowest.
+) -> None:
+    """Train from where the state is to the end, and leave the model with the weights of the lowest validation loss.
 
-    `schedule` gives the learning rate of each step, counted from 0 over all epochs.
-    Raises InputError when the loss is no longer a number.
+    `schedule` gives the learning rate of each step, counted from 0 over all epochs. The state is saved after each
+    epoch, and after a step where `saver` says so. Raises DivergedError when the loss is no longer a number.
     """
     dataset = batches.dataset
     assert isinstance(dataset, ShuffledBatches)
-    criterion = nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-    history: list[Epoch] = []
-    best_weights: dict[str, Tensor] = {}
-    with tqdm(total=epochs * len(dataset.labels), unit="img", unit_scale=True, disable=None) as progress:
-        for epoch in range(epochs):
-            dataset.epoch = epoch
-            torch.manual_seed(derive_seed(seed, epoch))  # for dropout
+    done = len(state.history) * len(dataset) + state.step
+    total = epochs * len(dataset)
+    with tqdm(total=total, initial=done, unit="batch", unit_scale=True, disable=None) as progress:
+        for epoch in range(len(state.history), epochs):
             progress.set_description(f"epoch {epoch + 1}/{epochs}")
-            rates = map(schedule, range(epoch * len(dataset), (epoch + 1) * len(dataset)))
-            train_loss, train_accuracy, rate = train_epoch(model, batches, criterion, optimizer, rates, progress)
-            val_loss, val_accuracy = validate(model, val)
-            history.append(Epoch(epoch + 1, train_loss, train_accuracy, val_loss, val_accuracy, rate))
-            if val_loss <= min(entry.val_loss for entry in history):
-                best_weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    model.load_state_dict(best_weights)
-    return history
+            dataset.start(epoch, first=state.step)
+            if state.step == 0:
+                torch.manual_seed(derive_seed(seed, epoch))  # for dropout
+            for images, labels in batches:
+                set_rate(state.optimizer, schedule(epoch * len(dataset) + state.step))
+                train_batch(state, images, labels, criterion)
+                if saver.is_due():
+                    check_losses(state, dataset)
+                    saver.save(state)
+                if progress.update():
+                    progress.set_postfix(loss=f"{state.losses[: state.step].mean().item():.4f}")
+            check_losses(state, dataset)
+            end_epoch(state, dataset, val)
+            saver.save(state)
+    state.model.load_state_dict(state.best_weights)
 
 
-def train_epoch(
-    model: Classifier,
-    batches: DataLoader[Batch],
-    criterion: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    rates: Iterator[float],
-    progress: "tqdm[Any]",
-) -> tuple[float, float, float]:
-    """One pass over the batches -> mean loss, accuracy and the last learning rate."""
-    model.train()
-    device = model.pixel_mean.device
-    # Summed on the device: asking for a number would wait for it at every step.
-    loss_sum = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-    correct = torch.zeros((), dtype=torch.int64, device=device)
-    seen = 0
-    rate = 0.0
-    for images, labels in batches:
-        rate = next(rates)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        logits = model(images)
-        loss = criterion(logits, labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        loss_sum += loss.detach() * len(labels)
-        correct += (logits.detach().argmax(1) == labels).sum()
-        seen += len(labels)
-        if progress.update(len(labels)):
-            progress.set_postfix(loss=f"{loss_sum.item() / seen:.4f}", accuracy=f"{correct.item() / seen:.4f}")
-    if not loss_sum.isfinite():
-        raise InputError(f"the training loss is no longer a number at lr {rate:.3g}: try a lower lr")
-    return loss_sum.item() / seen, correct.item() / seen, rate
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give all parameters the same learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def train_batch(state: State, images: Tensor, labels: Tensor, criterion: nn.Module) -> None:
+    """One step: forward, loss, backward, update."""
+    state.model.train()
+    logits = state.model(images)
+    loss = criterion(logits, labels)
+    state.optimizer.zero_grad()
+    loss.backward()
+    state.optimizer.step()
+    with torch.no_grad():
+        state.losses[state.step] = loss
+        state.correct += (logits.argmax(1) == labels).sum()
+    state.step += 1
+
+
+def check_losses(state: State, dataset: ShuffledBatches) -> None:
+    """Raise DivergedError, naming the first step of the epoch whose loss is not a number."""
+    broken = (~state.losses.isfinite()).nonzero()
+    if len(broken):
+        step = int(broken[0])
+        raise DivergedError(
+            f"the loss is {state.losses[step].item()} at step {step + 1} of epoch {len(state.history) + 1}, "
+            f"at lr {state.optimizer.param_groups[0]['lr']:.3g}: try a lower lr",
+            dataset.list_rows(step),
+        )
+
+
+def end_epoch(state: State, dataset: ShuffledBatches, val: Split) -> None:
+    """Judge the model on the validation split, and enter the epoch into the history."""
+    # Batches differ in size: a mean of their means would not be the mean over images.
+    sizes = torch.full((len(dataset),), dataset.batch_size, dtype=torch.float64)
+    sizes[-1] = len(dataset.labels) - dataset.batch_size * (len(dataset) - 1)
+    val_loss, val_accuracy = validate(state.model, val)
+    if not math.isfinite(val_loss):
+        raise InputError(f"the validation loss is {val_loss} after epoch {len(state.history) + 1}: try a lower lr")
+    entry = Epoch(
+        epoch=len(state.history) + 1,
+        train_loss=(state.losses.cpu().double() @ sizes / sizes.sum()).item(),
+        train_accuracy=state.correct.item() / len(dataset.labels),
+        val_loss=val_loss,
+        val_accuracy=val_accuracy,
+        learning_rate=state.optimizer.param_groups[0]["lr"],
+    )
+    if all(val_loss <= earlier.val_loss for earlier in state.history):
+        state.best_weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    state.history.append(entry)
+    state.step = 0
+    state.losses.zero_()
+    state.correct.zero_()
 
 
 def validate(model: Classifier, val: Split) -> tuple[float, float]:

@@ -1,6 +1,15 @@
 """The learning rate as a pure function of the step."""
 
+from collections.abc import Callable
+from functools import partial
+
 WARMUP = 0.25  # share of the steps in which a one-cycle schedule rises
+
+
+def build_schedule(name: str, *, num_steps: int, peak: float) -> Callable[[int], float]:
+    """The learning rate of each step, counted from 0: constant or one-cycle."""
+    shapes = {"constant": constant, "one-cycle": one_cycle}
+    return partial(shapes[name], num_steps=num_steps, peak=peak)
 
 
 def constant(step: int, *, num_steps: int, peak: float) -> float:  # noqa: ARG001

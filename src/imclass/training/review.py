@@ -1,0 +1,29 @@
+"""History and predictions of a training -> what makes its result doubtful."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from imclass.training.history import Epoch
+
+
+def describe_best(history: Sequence[Epoch]) -> str:
+    """A sentence on the epoch whose weights are kept."""
+    best = min(history, key=lambda epoch: epoch.val_loss)
+    return f"kept epoch {best.epoch} of {len(history)}: val loss {best.val_loss:.4f}, accuracy {best.val_accuracy:.4f}"
+
+
+def find_doubts(
+    history: Sequence[Epoch], labels: Int64[np.ndarray, " n"], predicted: Int64[np.ndarray, " n"], classes: list[str]
+) -> list[str]:
+    """Sentences, none where all is well; `labels` and `predicted` are those of the validation split."""
+    doubts = []
+    if min(epoch.train_loss for epoch in history[1:] or history) >= history[0].train_loss and len(history) > 1:
+        doubts.append("the training loss never fell below that of the first epoch")
+    if len(set(labels.tolist())) == 1:
+        doubts.append(f"the validation split holds one class only, {classes[labels[0]]!r}")
+    never = [name for at, name in enumerate(classes) if at in labels and at not in predicted]
+    if never:
+        doubts.append(f"never predicted on the validation split: {', '.join(map(repr, never))}")
+    return doubts

@@ -1,0 +1,27 @@
+import numpy as np
+
+from imclass.training.history import Epoch
+from imclass.training.review import find_doubts
+
+FALLING = [Epoch(1, 2.0, 0.3, 1.5, 0.4, 0.1), Epoch(2, 1.0, 0.6, 0.9, 0.7, 0.05)]
+CLASSES = ["a", "b", "c"]
+
+
+def test_nothing_is_said_where_all_is_well() -> None:
+    assert find_doubts(FALLING, np.array([0, 1, 2]), np.array([2, 1, 0]), CLASSES) == []
+    assert find_doubts(FALLING[:1], np.array([0, 1]), np.array([0, 1]), CLASSES) == []
+
+
+def test_a_loss_that_never_fell_is_told() -> None:
+    (doubt,) = find_doubts(FALLING[::-1], np.array([0, 1, 2]), np.array([0, 1, 2]), CLASSES)
+    assert doubt == "the training loss never fell below that of the first epoch"
+
+
+def test_a_class_never_predicted_is_told_but_not_one_without_images() -> None:
+    (doubt,) = find_doubts(FALLING, np.array([0, 1, 1]), np.array([0, 0, 0]), CLASSES)
+    assert doubt == "never predicted on the validation split: 'b'"
+
+
+def test_a_validation_split_of_one_class_is_told() -> None:
+    (doubt,) = find_doubts(FALLING, np.array([1, 1]), np.array([1, 1]), CLASSES)
+    assert doubt == "the validation split holds one class only, 'b'"
