@@ -87,8 +87,7 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
             )
         except DivergedError as error:
             names = read_names(data, "train")
-            images = ", ".join(names[row] for row in error.rows)
-            raise InputError(f"{error}\nthe images of that batch: {images}") from None
+            raise InputError(f"{error}\nits images: {', '.join(names[row] for row in error.rows)}") from None
     save_model(model, model_file)
     write_history(state.history, history_file)
     print(describe_best(state.history))
