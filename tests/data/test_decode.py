@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from imclass.data.decode import CHUNK_BYTES, CHUNK_FILES, MIN_FILES_FOR_WORKERS, decode_files
+from imclass.data import decode as decoding
+from imclass.data.decode import CHUNK_BYTES, CHUNK_FILES, decode_files
 from imclass.data.images import decode_and_fit
 from imclass.data.packed import FILES, write_packed
 from imclass.errors import InputError
@@ -64,7 +65,8 @@ def test_workers_give_the_same_bytes_as_this_process(
             super().__init__(**options)
 
     monkeypatch.setattr(joblib, "Parallel", Parallel)
-    files = make_files(MIN_FILES_FOR_WORKERS + 100)
+    monkeypatch.setattr(decoding, "SECONDS_WORTH_WORKERS", 0.0)
+    files = make_files(3 * CHUNK_FILES + 100)
     rows = [(name, "ab"[at % 2], "train") for at, name in enumerate(files)]
     for workers in 1, 2:
         write_packed(tmp_path / str(workers), rows, decode(files, workers=workers), TO.model_dump())
@@ -73,19 +75,24 @@ def test_workers_give_the_same_bytes_as_this_process(
         assert (tmp_path / "1" / name).read_bytes() == (tmp_path / "2" / name).read_bytes()
 
 
-def test_defects_found_in_workers_are_told_as_in_this_process(make_files: MakeFiles) -> None:
-    files = make_files(MIN_FILES_FOR_WORKERS)
+def test_defects_found_in_workers_are_told_as_in_this_process(
+    make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "SECONDS_WORTH_WORKERS", 0.0)
+    files = make_files(3 * CHUNK_FILES)
     sha256 = hash_files(files)
     files["00700.png"], files["00003.png"] = b"html", files["00004.png"]
     sha256["00700.png"] = hashlib.sha256(b"html").hexdigest()
     assert refuse(files, sha256=sha256, workers=2) == refuse(files, sha256=sha256, workers=1)
 
 
-@pytest.mark.parametrize(("count", "workers"), [(10, 2), (10, 0), (MIN_FILES_FOR_WORKERS, 1)])
+@pytest.mark.parametrize(("count", "workers"), [(10, 2), (10, 0), (3 * CHUNK_FILES, 1)])
 def test_few_files_or_one_worker_start_no_process(
     make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch, count: int, workers: int
 ) -> None:
     monkeypatch.setattr(joblib, "Parallel", lambda **_: pytest.fail("started workers"))
+    if workers == 1:
+        monkeypatch.setattr(decoding, "SECONDS_WORTH_WORKERS", 0.0)
     assert sum(len(names) for names, _ in decode(make_files(count), workers=workers)) == count
 
 

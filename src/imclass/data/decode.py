@@ -1,6 +1,7 @@
 """Many image files -> arrays of pixels, in worker processes where that pays."""
 
 import hashlib
+import time
 from collections.abc import Iterable, Iterator, Mapping
 
 import joblib
@@ -12,7 +13,7 @@ from imclass.errors import InputError, list_problems
 
 CHUNK_FILES = 256
 CHUNK_BYTES = 4 * 2**20
-MIN_FILES_FOR_WORKERS = 2_000  # below, starting workers costs more than they save
+SECONDS_WORTH_WORKERS = 1.5  # of decoding; starting workers takes about half of that
 
 
 Chunk = tuple[list[str], UInt8[np.ndarray, "n c h w"]]
@@ -24,22 +25,33 @@ def decode_files(
     """Decode and fit (name, content) pairs -> chunks of (names, pixels), in their order.
 
     `sha256` gives the content hash that each named file must have. `workers` processes decode, 0 as many as there are
-    cores; fewer than 2,000 files are decoded in this process. The result does not depend on it.
+    cores; what takes a second or so is decoded in this process. The result does not depend on it.
     Raises InputError after the last chunk, naming every file that changed or is not a sound image.
     """
-    chunks = _cut(files, sha256)
-    workers = workers or joblib.cpu_count()
-    if workers == 1 or len(sha256) < MIN_FILES_FOR_WORKERS:
-        decoded = (_decode_chunk(chunk, to) for chunk in chunks)
-    else:
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs", batch_size=1)
-        decoded = parallel(joblib.delayed(_decode_chunk)(chunk, to) for chunk in chunks)
     problems: list[str] = []
-    for names, pixels, found in decoded:
+    for names, pixels, found in _decode_chunks(_cut(files, sha256), to, len(sha256), workers or joblib.cpu_count()):
         problems += found
         yield names, pixels
     if problems:
         raise InputError(f"{len(problems)} images cannot be used\n{list_problems(sorted(problems))}")
+
+
+def _decode_chunks(
+    chunks: Iterator[list[tuple[str, bytes, str]]], to: Fit, num_files: int, workers: int
+) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"], list[str]]]:
+    first = next(chunks, None)
+    if first is None:
+        return
+    start = time.perf_counter()
+    decoded = _decode_chunk(first, to)
+    # The first chunk tells how long the others will take.
+    seconds_left = (time.perf_counter() - start) * (num_files / len(first) - 1)
+    yield decoded
+    if workers == 1 or seconds_left < SECONDS_WORTH_WORKERS:
+        yield from (_decode_chunk(chunk, to) for chunk in chunks)
+    else:
+        parallel = joblib.Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs", batch_size=1)
+        yield from parallel(joblib.delayed(_decode_chunk)(chunk, to) for chunk in chunks)
 
 
 def _cut(files: Iterable[tuple[str, bytes]], sha256: Mapping[str, str]) -> Iterator[list[tuple[str, bytes, str]]]:

@@ -3,6 +3,7 @@
 Archives are streamed and never extracted: nothing in them can be written anywhere.
 """
 
+import functools
 import lzma
 import os
 import stat
@@ -80,9 +81,10 @@ def _list_folder(folder: Path) -> tuple[list[str], list[str]]:
 
 def _read_folder(folder: Path, names: list[str]) -> Iterator[tuple[str, bytes]]:
     root = folder.resolve()
+    lies_inside = functools.cache(lambda path: path.resolve().is_relative_to(root))  # few folders hold many files
     for name in names:
         path = folder / name
-        if path.is_file() and path.resolve().is_relative_to(root):
+        if path.is_file() and lies_inside(path if path.is_symlink() else path.parent):
             _check_size(folder, name, path.stat().st_size)
             yield name, path.read_bytes()
 
