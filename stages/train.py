@@ -33,10 +33,10 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
     make_deterministic(params.threads)
     device = select_device(params.device)
     data = open_packed(packed)
-    val = data.splits["val"]
+    train_split, val = data.splits["train"], data.splits["val"]
     dataset = ShuffledBatches(
-        data.splits["train"].images,
-        data.splits["train"].labels,
+        train_split.images,
+        train_split.labels,
         batch_size=params.batch_size,
         augment=partial(flip_and_shift, flip=params.augment.flip, shift=params.augment.shift),
         seed=params.seed,
@@ -92,7 +92,7 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
     write_history(state.history, history_file)
     print(describe_best(state.history))
     predicted = compute_logits(model, val.images).argmax(1).numpy()
-    for doubt in find_doubts(state.history, val.labels, predicted, data.classes):
+    for doubt in find_doubts(state.history, val.labels, predicted, data.classes, batches_per_epoch=len(dataset)):
         print(f"doubtful: {doubt}")
 
 

@@ -361,3 +361,14 @@ def test_workers_change_no_byte(project: Path) -> None:
     )
     assert len(one["images.npy"]) > NUM_MANY * 64
     assert one == two
+
+
+def test_data_that_was_added_stays_when_an_experiment_runs(project: Path) -> None:
+    archive = project / "data" / "raw" / "own.zip"
+    archive.write_bytes((project / "data" / "raw" / "digits.zip").read_bytes())
+    run(project, "dvc", "add", "data/raw/own.zip")
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--message", "own images")
+    assert "data/raw/own.zip.dvc" in run(project, "git", "ls-files").splitlines()
+    run(project, "dvc", "checkout")
+    assert archive.exists()

@@ -101,7 +101,7 @@ def test_top_folders_give_the_split(
 def test_folder_beside_train_and_test_is_no_class(tmp_path: Path, write_source: WriteSource, other: str) -> None:
     write_source(tmp_path, dict.fromkeys(["train/cat/1.png", "train/dog/1.png", "test/cat/1.png", other], b""))
     top = other.split("/")[0]
-    assert refuse(tmp_path).endswith(f"expected no image outside the top folders train, val, test, found '{top}'")
+    assert refuse(tmp_path).endswith(f"expected top folders train, val, test only, in lower case, found '{top}'")
 
 
 def test_class_may_be_called_train(tmp_path: Path, write_source: WriteSource) -> None:

@@ -125,7 +125,7 @@ def test_changed_content_is_named(make_files: MakeFiles) -> None:
     sha256 = hash_files(files)
     files["00002.png"] = files["00003.png"]
     message = refuse(files, sha256=sha256)
-    assert message == "1 images cannot be used\n  00002.png: changed since prepare hashed it"
+    assert message == "images that cannot be used: 1\n  00002.png: changed since prepare hashed it"
 
 
 def test_all_bad_images_are_named_in_one_message(make_files: MakeFiles) -> None:
@@ -137,14 +137,14 @@ def test_all_bad_images_are_named_in_one_message(make_files: MakeFiles) -> None:
         sha256[name] = hashlib.sha256(content).hexdigest()
     files["00650.png"] = sound
     lines = refuse(files, sha256=sha256).splitlines()
-    assert lines[0] == "4 images cannot be used"
+    assert lines[0] == "images that cannot be used: 4"
     assert [line.split(":")[0] for line in lines[1:]] == ["  00001.png", "  00300.png", "  00600.png", "  00650.png"]
 
 
 def test_many_bad_images_are_counted(make_files: MakeFiles) -> None:
     files = dict.fromkeys(make_files(50), b"")
     lines = refuse(files).splitlines()
-    assert (lines[0], lines[-1], len(lines)) == ("50 images cannot be used", "  and 30 more", 22)
+    assert (lines[0], lines[-1], len(lines)) == ("images that cannot be used: 50", "  and 30 more", 22)
 
 
 def test_sound_images_beside_a_bad_one_keep_their_pixels(make_files: MakeFiles) -> None:

@@ -163,7 +163,7 @@ def test_pictures_in_two_splits_or_under_two_labels_are_told() -> None:
     rows = [("a", "x", "train", "1"), ("b", "x", "test", "1"), ("c", "x", "val", "2"), ("d", "y", "val", "2")]
     table = pd.DataFrame(rows, columns=["image", "label", "split", "sha256"])
     assert find_contradictions(table) == [
-        "1 pictures stand in more than one split, such as a = b",
-        "1 pictures stand under more than one label, such as c = d",
+        "pictures with more than one split: 1, such as a = b",
+        "pictures with more than one label: 1, such as c = d",
     ]
     assert find_contradictions(table.iloc[[0, 2]]) == []

@@ -132,9 +132,9 @@ def _label_by_folder(source: Path, root: str, names: list[str]) -> pd.DataFrame:
     images = [name for name in names if _is_image(name)]
     tops = {image.removeprefix(root).split("/", 1)[0] for image in images}
     by_split = bool(tops) and tops <= set(SPLITS)
-    if not by_split and {"train", "test"} <= tops:
+    if not by_split and {"train", "test"} <= {top.lower() for top in tops}:
         others = ", ".join(map(repr, sorted(tops - set(SPLITS))[:5]))
-        raise InputError(f"{source}: expected no image outside the top folders {', '.join(SPLITS)}, found {others}")
+        raise InputError(f"{source}: expected top folders {', '.join(SPLITS)} only, in lower case, found {others}")
     depth = 2 if by_split else 1
     rows, problems = [], []
     for image in images:

@@ -33,7 +33,7 @@ def decode_files(
         problems += found
         yield names, pixels
     if problems:
-        raise InputError(f"{len(problems)} images cannot be used\n{list_problems(sorted(problems))}")
+        raise InputError(f"images that cannot be used: {len(problems)}\n{list_problems(sorted(problems))}")
 
 
 def _decode_chunks(

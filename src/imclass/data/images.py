@@ -78,7 +78,8 @@ def _decode(name: str, content: bytes, background: int) -> Image.Image:
             warnings.simplefilter("ignore")  # a damaged EXIF block; what matters raises
             return _decode_unnamed(content, background)
     except UnidentifiedImageError:
-        raise InputError(f"{name}: not an image of a known format ({', '.join(FORMATS)})") from None
+        found = f"not an image of a known format ({', '.join(FORMATS)})" if content else "an empty file"
+        raise InputError(f"{name}: {found}") from None
     # Pillow raises what its parsers raise on damaged bytes: nearly everything.
     except Exception as error:
         raise InputError(f"{name}: not a sound image: {error}") from None

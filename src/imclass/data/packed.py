@@ -109,7 +109,7 @@ def open_packed(folder: Path) -> Packed:
         num_classes = len(packed.classes)
         num_levels = {len(packed.mean), len(packed.std)}
     except (ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
-        raise InputError(f"{folder}: not a sound packed set: {error}") from None
+        raise InputError(f"{folder}: not a sound packed set: {error!r}") from None
     if images.dtype != np.uint8 or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
         found = f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}"
         raise InputError(f"{folder}: expected uint8 {shape} and int64 {shape[:1]}, found {found}")

@@ -178,4 +178,5 @@ def _open_archive(archive: Path) -> Iterator[None]:
     ) as error:
         if isinstance(error, OSError) and error.filename:
             raise  # it says itself what it could not open
-        raise InputError(f"{archive}: not a sound zip or tar archive: {error}") from None
+        why = str(error).splitlines()[0] if str(error) else type(error).__name__  # tarfile tells of every compression
+        raise InputError(f"{archive}: not a sound zip or tar archive: {why}") from None

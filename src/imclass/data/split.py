@@ -49,11 +49,11 @@ def check_splits(table: pd.DataFrame) -> None:
 def find_contradictions(table: pd.DataFrame) -> list[str]:
     """Sentences on pictures (by content) that stand in two splits or under two labels, with the first of them."""
     sentences = []
-    for column, what in ("split", "in more than one split"), ("label", "under more than one label"):
+    for column, what in ("split", "more than one split"), ("label", "more than one label"):
         found = table[table.groupby("sha256")[column].transform("nunique") > 1]
         if len(found):
             first = found[found.sha256 == found.sha256.iloc[0]]
-            sentences.append(f"{found.sha256.nunique()} pictures stand {what}, such as {' = '.join(first.image)}")
+            sentences.append(f"pictures with {what}: {found.sha256.nunique()}, such as {' = '.join(first.image)}")
     return sentences
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
-from matplotlib.ticker import MaxNLocator, ScalarFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from imclass.files import write_whole
 from imclass.training.history import Epoch
@@ -67,8 +67,9 @@ def _draw_curve(axes: Axes, history: list[Epoch], what: str) -> None:
         best = min(history, key=lambda entry: entry.val_loss)
         axes.plot(best.epoch, best.val_loss, "o", color=ACCENT, fillstyle="none", markersize=9)
         axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter(ScalarFormatter())
-        axes.yaxis.set_major_formatter(ScalarFormatter())
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())  # else they overlap
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(f"{what} (ring: the epoch kept)" if what == "loss" else what, loc="left")
     axes.set_xlabel("epoch")

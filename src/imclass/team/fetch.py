@@ -76,7 +76,7 @@ def _open_torchvision(name: str, source: Path | None, folder: Path, options: Map
         return {"": make(**arguments)}
     # torchvision raises what its parsers raise on missing and damaged files: nearly everything, at times without words.
     except Exception as error:
-        where = f"from {source}" if source else "by download"
+        where = f"from {source}, expected to hold the files as torchvision keeps them" if source else "by download"
         raise InputError(f"{name}: cannot be had {where}: {type(error).__name__}: {error}") from None
 
 

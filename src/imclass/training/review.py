@@ -7,6 +7,8 @@ from jaxtyping import Int64
 
 from imclass.training.history import Epoch
 
+FEW_STEPS = 100  # a training of fewer has hardly begun
+
 
 def describe_best(history: Sequence[Epoch]) -> str:
     """A sentence on the epoch whose weights are kept."""
@@ -15,10 +17,18 @@ def describe_best(history: Sequence[Epoch]) -> str:
 
 
 def find_doubts(
-    history: Sequence[Epoch], labels: Int64[np.ndarray, " n"], predicted: Int64[np.ndarray, " n"], classes: list[str]
+    history: Sequence[Epoch],
+    labels: Int64[np.ndarray, " n"],
+    predicted: Int64[np.ndarray, " n"],
+    classes: list[str],
+    *,
+    batches_per_epoch: int,
 ) -> list[str]:
     """Sentences, none where all is well; `labels` and `predicted` are those of the validation split."""
     doubts = []
+    num_steps = batches_per_epoch * len(history)
+    if num_steps < FEW_STEPS:
+        doubts.append(f"only {num_steps} steps of training: a lower batch_size or more epochs give more")
     if min(epoch.train_loss for epoch in history[1:] or history) >= history[0].train_loss and len(history) > 1:
         doubts.append("the training loss never fell below that of the first epoch")
     if len(set(labels.tolist())) == 1:
