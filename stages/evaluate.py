@@ -10,7 +10,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's li
 
 from imclass.data.packed import open_packed, read_names
 from imclass.device import make_deterministic, select_device
-from imclass.evaluation.figure import draw_summary
 from imclass.evaluation.metrics import count_confusion, mean_log_loss, summarise, write_class_scores
 from imclass.evaluation.predictions import write_predictions
 from imclass.files import write_text
@@ -49,6 +48,9 @@ def evaluate(
         probabilities=probabilities,
         classes=data.classes,
     )
+    # Imported when the figures are safe: drawing takes longer to load than all else here but PyTorch.
+    from imclass.evaluation.figure import draw_summary
+
     draw_summary(
         figure_file,
         history=read_history(history_file),

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -45,3 +48,31 @@ def test_sgd_step_by_hand() -> None:
 def test_sgd_without_momentum_is_plain() -> None:
     optimizer = build_optimizer(make_model(), name="sgd", lr=0.1, momentum=0.0, weight_decay=0.0)
     assert not optimizer.param_groups[0]["nesterov"]
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_steps_are_those_of_pytorch_without_its_compiler(name: str) -> None:
+    code = f"""
+import sys, torch
+from imclass.training.optimizer import build_optimizer
+torch.manual_seed(0)
+model, twin = torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(3, 2, bias=False)
+twin.load_state_dict(model.state_dict())
+ours = build_optimizer(model, name={name!r}, lr=0.1, momentum=0.9, weight_decay=0.1)
+def step(net, optimizer):
+    optimizer.zero_grad()
+    net(torch.ones(4, 3)).square().sum().backward()
+    optimizer.step()
+for _ in range(3):
+    step(model, ours)
+ours.load_state_dict(ours.state_dict())
+assert "torch._dynamo" not in sys.modules
+theirs = {{
+    "sgd": lambda: torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "adamw": lambda: torch.optim.AdamW(twin.parameters(), lr=0.1, weight_decay=0.1),
+}}[{name!r}]()
+for _ in range(3):
+    step(twin, theirs)
+assert torch.equal(model.weight, twin.weight)
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

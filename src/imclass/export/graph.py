@@ -10,7 +10,6 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -59,6 +58,8 @@ def save_program(program: ExportedProgram, model: Classifier, path: Path) -> Non
 
 def save_onnx(program: ExportedProgram, model: Classifier, path: Path) -> None:
     """Write the program as ONNX with its weights inside, whole or not at all."""
+    import onnx
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         converted = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT])

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from jaxtyping import Float, UInt8
 
@@ -23,6 +22,8 @@ class Parity:
 
 def run_onnx(path: Path, images: UInt8[np.ndarray, "n c h w"], *, threads: int) -> Float[np.ndarray, "n classes"]:
     """Probabilities by ONNX Runtime, on the CPU."""
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -1,5 +1,7 @@
 """Model -> optimizer over the parameters that are learnt."""
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -16,6 +18,26 @@ def build_optimizer(
         {"params": [parameter for parameter in learnt if parameter.ndim > 1], "weight_decay": weight_decay},
         {"params": [parameter for parameter in learnt if parameter.ndim <= 1], "weight_decay": 0.0},
     ]
+    _keep_compiler_out()
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
-    return torch.optim.AdamW(groups, lr=lr)
+        return _EagerSGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
+    return _EagerAdamW(groups, lr=lr)
+
+
+# PyTorch's optimizers import its compiler, which takes longer than a small training, only to tell it to leave them alone.
+# Here nothing is compiled: the same steps, without the wrappers that import it.
+
+
+def _keep_compiler_out() -> None:
+    for method in vars(torch.optim.Optimizer).values():
+        plain: Any = getattr(method, "__wrapped__", None)
+        if plain is not None:
+            plain.__dynamo_disable = plain  # what the wrapper would ask the compiler for
+
+
+class _EagerSGD(torch.optim.SGD):
+    step = torch.no_grad()(torch.optim.SGD.step.__wrapped__)  # type: ignore[attr-defined]
+
+
+class _EagerAdamW(torch.optim.AdamW):
+    step = torch.no_grad()(torch.optim.AdamW.step.__wrapped__)  # type: ignore[attr-defined]
