@@ -24,7 +24,7 @@ def build_optimizer(
     return _EagerAdamW(groups, lr=lr)
 
 
-# PyTorch's optimizers import its compiler, which takes longer than a small training, only to tell it to leave them alone.
+# PyTorch's optimizers import its compiler, which takes longer than a small training, to tell it to leave them alone.
 # Here nothing is compiled: the same steps, without the wrappers that import it.
 
 
