@@ -61,6 +61,7 @@ def fit(
         for epoch in range(len(state.history), epochs):
             progress.set_description(f"epoch {epoch + 1}/{epochs}")
             dataset.start(epoch, first=state.step)
+            state.model.train()
             if state.step == 0:
                 torch.manual_seed(derive_seed(seed, epoch))  # for dropout
             for images, labels in batches:
@@ -85,7 +86,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 
 def train_batch(state: State, images: Tensor, labels: Tensor, criterion: nn.Module) -> None:
     """One step: forward, loss, backward, update."""
-    state.model.train()
     logits = state.model(images)
     loss = criterion(logits, labels)
     state.optimizer.zero_grad()
