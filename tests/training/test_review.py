@@ -1,7 +1,7 @@
 import numpy as np
 
 from imclass.training.history import Epoch
-from imclass.training.review import find_doubts
+from imclass.training.review import describe_best, find_doubts
 
 FALLING = [Epoch(1, 2.0, 0.3, 1.5, 0.4, 0.1), Epoch(2, 1.0, 0.6, 0.9, 0.7, 0.05)]
 CLASSES = ["a", "b", "c"]
@@ -30,3 +30,8 @@ def test_a_validation_split_of_one_class_is_told() -> None:
 def test_a_training_that_has_hardly_begun_is_told() -> None:
     (doubt,) = find_doubts(FALLING, np.array([0, 1, 2]), np.array([0, 1, 2]), CLASSES, batches_per_epoch=1)
     assert doubt == "only 2 steps of training: a lower batch_size or more epochs give more"
+
+
+def test_of_epochs_with_equal_losses_the_later_is_the_one_that_is_kept() -> None:
+    equal = [Epoch(1, 2.0, 0.3, 0.9, 0.4, 0.1), Epoch(2, 1.0, 0.6, 0.9, 0.7, 0.05), Epoch(3, 1.0, 0.6, 1.0, 0.7, 0.05)]
+    assert describe_best(equal) == "kept epoch 2 of 3: val loss 0.9000, accuracy 0.7000"

@@ -15,7 +15,7 @@ from matplotlib.figure import SubFigure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from imclass.files import write_whole
-from imclass.training.history import Epoch
+from imclass.training.history import Epoch, find_best
 
 INK, PALE, ACCENT = "#1f2933", "#9aa5b1", "#c2410c"
 STYLE: Any = {
@@ -64,7 +64,7 @@ def _draw_curve(axes: Axes, history: list[Epoch], what: str) -> None:
         values = [getattr(entry, f"{split}_{what}") for entry in history]
         axes.plot(epochs, values, color=colour, label=split, marker=".", markersize=4)
     if what == "loss":
-        best = min(history, key=lambda entry: entry.val_loss)
+        best = find_best(history)
         axes.plot(best.epoch, best.val_loss, "o", color=ACCENT, fillstyle="none", markersize=9)
         axes.set_yscale("log")
         low, high = axes.get_ylim()

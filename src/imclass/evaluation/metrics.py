@@ -3,15 +3,13 @@
 Shapes: n images, k classes. Rows of a confusion matrix are true classes, columns predicted ones.
 """
 
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float, Int64
 
-from imclass.files import write_text
+from imclass.files import write_rows
 
 
 @dataclass(frozen=True)
@@ -62,12 +60,8 @@ def summarise(confusion: Int64[np.ndarray, "k k"], log_loss: float) -> dict[str,
 def write_class_scores(confusion: Int64[np.ndarray, "k k"], classes: list[str], path: Path) -> None:
     """Write one row per class: class, precision, recall, f1, support; whole or not at all."""
     scores = score_classes(confusion)
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", "precision", "recall", "f1", "support"])
-    columns = (scores.precision, scores.recall, scores.f1, scores.support)
-    writer.writerows(zip(classes, *(column.tolist() for column in columns), strict=True))
-    write_text(path, text.getvalue())
+    columns = [column.tolist() for column in (scores.precision, scores.recall, scores.f1, scores.support)]
+    write_rows(path, ["class", "precision", "recall", "f1", "support"], zip(classes, *columns, strict=True))
 
 
 def _divide(counts: np.ndarray, totals: np.ndarray) -> Float[np.ndarray, " k"]:

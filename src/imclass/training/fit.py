@@ -14,7 +14,7 @@ from imclass.data.packed import Split
 from imclass.errors import InputError
 from imclass.models.classifier import Classifier
 from imclass.models.inference import compute_logits
-from imclass.training.history import Epoch
+from imclass.training.history import Epoch, find_best
 from imclass.training.state import State
 
 
@@ -125,9 +125,9 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split) -> None:
         val_accuracy=val_accuracy,
         learning_rate=state.optimizer.param_groups[0]["lr"],
     )
-    if all(val_loss <= earlier.val_loss for earlier in state.history):
-        state.best_weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     state.history.append(entry)
+    if find_best(state.history) is entry:
+        state.best_weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
     state.step = 0
     state.losses.zero_()
     state.correct.zero_()

@@ -1,12 +1,12 @@
 """History of a training <-> history.csv, one row per epoch."""
 
 import csv
-import io
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from imclass.errors import InputError
-from imclass.files import write_text
+from imclass.files import write_rows
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,14 @@ class Epoch:
 COLUMNS = [field.name for field in fields(Epoch)]
 
 
+def find_best(history: Sequence[Epoch]) -> Epoch:
+    """The epoch whose weights are kept: that of the lowest validation loss, the later of equals."""
+    return min(reversed(history), key=lambda epoch: epoch.val_loss)
+
+
 def write_history(history: list[Epoch], path: Path) -> None:
     """Write all epochs, whole or not at all."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(epoch) for epoch in history)
-    write_text(path, text.getvalue())
+    write_rows(path, COLUMNS, map(astuple, history))
 
 
 def read_history(path: Path) -> list[Epoch]:

@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int64
 
-from imclass.training.history import Epoch
+from imclass.training.history import Epoch, find_best
 
 FEW_STEPS = 100  # a training of fewer has hardly begun
 
 
 def describe_best(history: Sequence[Epoch]) -> str:
     """A sentence on the epoch whose weights are kept."""
-    best = min(history, key=lambda epoch: epoch.val_loss)
+    best = find_best(history)
     return f"kept epoch {best.epoch} of {len(history)}: val loss {best.val_loss:.4f}, accuracy {best.val_accuracy:.4f}"
 
 
