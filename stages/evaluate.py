@@ -10,7 +10,13 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's li
 
 from imclass.data.packed import open_packed, read_names
 from imclass.device import make_deterministic, select_device
-from imclass.evaluation.metrics import count_confusion, mean_log_loss, summarise, write_class_scores
+from imclass.evaluation.metrics import (
+    count_confusion,
+    estimate_metrics,
+    list_figures,
+    measure_probabilities,
+    write_class_metrics,
+)
 from imclass.evaluation.predictions import write_predictions
 from imclass.files import write_text
 from imclass.models.inference import compute_logits
@@ -35,12 +41,14 @@ def evaluate(
     test = data.splits["test"]
     model = load_model(model_file).to(select_device(params.device)).to(memory_format=torch.channels_last)
     logits = compute_logits(model, test.images)
-    probabilities = torch.softmax(logits, dim=1).numpy()
+    temperature = model.config.temperature
+    probabilities = torch.softmax(logits / temperature, dim=1).numpy()
 
-    confusion = count_confusion(test.labels, probabilities.argmax(axis=1), len(data.classes))
-    metrics = summarise(confusion, mean_log_loss(logits.numpy(), test.labels))
-    write_text(metrics_file, json.dumps({"test": metrics}, indent=2) + "\n")
-    write_class_scores(confusion, data.classes, classes_file)
+    metrics = estimate_metrics(logits.numpy(), test.labels, temperature=temperature)
+    uncalibrated = measure_probabilities(logits.numpy(), test.labels, temperature=1.0)
+    figures = list_figures(metrics, uncalibrated, temperature)
+    write_text(metrics_file, json.dumps(figures, indent=2) + "\n")
+    write_class_metrics(metrics, data.classes, classes_file)
     write_predictions(
         predictions_file,
         names=read_names(data, "test"),
@@ -54,16 +62,14 @@ def evaluate(
     draw_summary(
         figure_file,
         history=read_history(history_file),
-        confusion=confusion,
+        confusion=count_confusion(test.labels, probabilities.argmax(axis=1), len(data.classes)),
         classes=data.classes,
         images=test.images,
         labels=test.labels,
         probabilities=probabilities,
     )
-    print(
-        f"accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}, macro F1 {metrics['macro_f1']:.4f} "
-        f"on {metrics['images']} test images"
-    )
+    for name, estimate in metrics.overall.items():
+        print(f"{name} {estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})")
 
 
 if __name__ == "__main__":
