@@ -16,6 +16,7 @@ from imclass.evaluation.metrics import (
     list_figures,
     measure_probabilities,
     write_class_metrics,
+    write_reliability,
 )
 from imclass.evaluation.predictions import write_predictions
 from imclass.files import write_text
@@ -34,6 +35,7 @@ def evaluate(
     metrics_file: Path,
     classes_file: Path,
     predictions_file: Path,
+    reliability_file: Path,
     figure_file: Path,
 ) -> None:
     make_deterministic(params.threads)
@@ -56,6 +58,7 @@ def evaluate(
         probabilities=probabilities,
         classes=data.classes,
     )
+    write_reliability(reliability_file, probabilities, test.labels)
     # Imported when the figures are safe: drawing takes longer to load than all else here but PyTorch.
     from imclass.evaluation.figure import draw_summary
 

@@ -150,6 +150,20 @@ def write_class_metrics(metrics: Metrics, classes: list[str], path: Path) -> Non
     write_rows(path, header, rows)
 
 
+def write_reliability(path: Path, probabilities: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) -> None:
+    """Write one row per bin that holds images: confidence and accuracy (means of its images) and their count."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    bins = group_confidence(confidence)
+    counts = np.bincount(bins, minlength=NUM_BINS)
+    found = np.flatnonzero(counts)
+    means = [
+        np.bincount(bins, values, NUM_BINS)[found] / counts[found]
+        for values in (confidence, probabilities.argmax(axis=1) == labels)
+    ]
+    rows = zip(*(mean.round(6).tolist() for mean in means), counts[found].tolist(), strict=True)
+    write_rows(path, ["confidence", "accuracy", "images"], rows)
+
+
 def group_confidence(confidence: Float[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """The bin of each confidence: 15 of equal width over 0..1, each with its upper end."""
     return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)

@@ -48,11 +48,11 @@ def compare_revisions(before: str, after: str | None) -> Difference:
     Raises InputError for an unknown revision, one whose predictions are in neither cache nor remote, and two without
     a test image in common.
     """
-    found = [
+    first, second = (
         read_decisions(_read(PREDICTIONS, name).decode(), f"{name or WORK_TREE}: {PREDICTIONS}")
         for name in (before, after)
-    ]
-    return Difference(before, after or WORK_TREE, *found, compare_decisions(*found))
+    )
+    return Difference(before, after or WORK_TREE, first, second, compare_decisions(first, second))
 
 
 def describe_verdict(comparison: Comparison) -> str:
