@@ -18,7 +18,7 @@ from imclass.evaluation.predictions import Decision
 
 def decide(*pairs: str) -> dict[str, Decision]:
     """Images 0, 1, ... by pairs of letters: what each is and what it is taken for."""
-    return {str(at): Decision(label, predicted) for at, (label, predicted) in enumerate(pairs)}
+    return {str(at): Decision(pair[0], pair[1]) for at, pair in enumerate(pairs)}
 
 
 @pytest.mark.parametrize(("hits", "total"), [(0, 0), (0, 5), (3, 10), (5, 5), (480, 1_000), (10_000, 20_500)])
@@ -73,7 +73,7 @@ def test_a_comparison_by_hand() -> None:
     assert comparison.newly_right == ["1", "2"]
     assert comparison.newly_wrong == ["3"]
     assert comparison.difference.value == pytest.approx(1 / 6)
-    assert (comparison.before.value, comparison.after.value) == (0.5, pytest.approx(4 / 6))
+    assert [comparison.before.value, comparison.after.value] == pytest.approx([3 / 6, 4 / 6])
     assert comparison.p_worse == pytest.approx((1 + 3) / 8 + 3 / 16)  # of 3 coins fewer than 2 heads, and half of 2
     assert comparison.p_value == pytest.approx(2 * (1 / 8 + 3 / 16))
     assert comparison.verdict == "not distinguishable"
