@@ -51,6 +51,22 @@ def compare(
 
 
 @app.command()
+def diff(
+    before: Annotated[str, typer.Argument(help="A commit, branch, tag or experiment.")],
+    after: Annotated[str | None, typer.Argument(help="Another one. Default: the work tree")] = None,
+    md: Annotated[bool, typer.Option("--md", help="Print Markdown, as for a pull request.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Page to write, with pictures before and after.")] = None,
+) -> None:
+    """Show what changed in images, labels and splits, and what that did to the results."""
+    from imclass.team.diff import diff_revisions, format_diff, write_page
+
+    found = diff_revisions(before, after)
+    print(format_diff(found, markdown=md))
+    if html:
+        write_page(found, before, after, html)
+
+
+@app.command()
 def accept() -> None:
     """Make the model of the work tree the one that later models must not be worse than."""
     from imclass.team.accept import ACCEPTED
