@@ -1,6 +1,8 @@
-"""Builders of small inputs that several test files share."""
+"""Builders of inputs that several test files share."""
 
+import fcntl
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from pipeline import Reproduced, append, commit, copy_checkout, copy_project, replace, run
 
 
 @pytest.fixture
@@ -46,3 +49,31 @@ def write_source() -> Callable[[Path, dict[str, bytes]], Path]:
         return path
 
     return write_source
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Reproduced:
+    """A copy of the working tree after its first `dvc repro`, of two epochs; for reading only.
+
+    Its library says where it is when a stage loads it. All test processes share one.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+    project, printed = base / "reproduced" / "project", base / "reproduced.json"
+    with (base / "reproduced.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not printed.exists():
+            copy_checkout(project)
+            replace(project / "params.yaml", r"^epochs: \d+", "epochs: 2")
+            append(project / "src/imclass/stage.py", 'print("library", __file__)')
+            commit(project)
+            output = run(project, "dvc", "repro")
+            commit(project)
+            printed.write_text(json.dumps(output))
+    return Reproduced(project, json.loads(printed.read_text()))
+
+
+@pytest.fixture
+def project(reproduced: Reproduced, tmp_path: Path) -> Path:
+    """A project of one's own that is reproduced already."""
+    return copy_project(reproduced.project, tmp_path)

@@ -75,6 +75,29 @@ def accept() -> None:
     print(f"{ACCEPTED}: {accept_model()} images; commit it, and the gate compares with it")
 
 
+@app.command()
+def doctor(
+    json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    offline: Annotated[bool, typer.Option(help="Do not ask the remote what it holds.")] = False,
+) -> None:
+    """Find what in this checkout will hurt the team, and name the command that mends it."""
+    from dataclasses import asdict
+    from json import dumps
+
+    from imclass.team.doctor import examine
+
+    findings = examine(offline=offline)
+    if json:
+        print(dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
+    else:
+        for finding in findings:
+            print(f"{'note' if finding.note else 'fault'}: {finding.what}\n  mend: {finding.mend}")
+        if not findings:
+            print("nothing found")
+    if not all(finding.note for finding in findings):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends it with its message and status 1."""
     try:

@@ -17,6 +17,8 @@ from imclass.errors import InputError, list_problems
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Size = Annotated[int, Field(ge=1, le=4096)]
 Width = Annotated[int, Field(ge=1, le=65536)]
+WHERE_KEYS = frozenset({"device", "workers"})  # say where a run happens, and rerun nothing
+
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=3)]
 
 

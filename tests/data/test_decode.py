@@ -1,9 +1,14 @@
 import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import joblib
 import numpy as np
 import pytest
 from PIL import Image
@@ -58,13 +63,13 @@ def test_workers_give_the_same_bytes_as_this_process(
     tmp_path: Path, make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
+    start = decoding._start_workers
 
-    class Parallel(joblib.Parallel):
-        def __init__(self, **options: Any) -> None:
-            started.append(options["n_jobs"])
-            super().__init__(**options)
+    def count_starts(count: int) -> ProcessPoolExecutor:
+        started.append(count)
+        return start(count)
 
-    monkeypatch.setattr(joblib, "Parallel", Parallel)
+    monkeypatch.setattr(decoding, "_start_workers", count_starts)
     monkeypatch.setattr(decoding, "SECONDS_WORTH_WORKERS", 0.0)
     files = make_files(3 * CHUNK_FILES + 100)
     rows = [(name, "ab"[at % 2], "train") for at, name in enumerate(files)]
@@ -90,10 +95,69 @@ def test_defects_found_in_workers_are_told_as_in_this_process(
 def test_few_files_or_one_worker_start_no_process(
     make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch, count: int, workers: int
 ) -> None:
-    monkeypatch.setattr(joblib, "Parallel", lambda **_: pytest.fail("started workers"))
+    monkeypatch.setattr(decoding, "_start_workers", lambda _: pytest.fail("started workers"))
     if workers == 1:
         monkeypatch.setattr(decoding, "SECONDS_WORTH_WORKERS", 0.0)
     assert sum(len(names) for names, _ in decode(make_files(count), workers=workers)) == count
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked with the changed decoder on Linux only")
+def test_file_that_kills_or_stops_its_decoder_is_named_and_the_others_are_decoded(
+    make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misbehave(name: str, content: bytes, to: BuildParams) -> np.ndarray:
+        if name == "00300.png":
+            os.kill(os.getpid(), signal.SIGKILL)
+        while name == "00900.png":
+            pass
+        return decode_and_fit(name, content, to)
+
+    monkeypatch.setattr(decoding, "decode_and_fit", misbehave)
+    monkeypatch.setattr(decoding, "SECONDS_WORTH_WORKERS", 0.0)
+    monkeypatch.setattr(decoding, "SECONDS_PER_FILE", 1)
+    files = make_files(4 * CHUNK_FILES)
+    decoded: dict[str, np.ndarray] = {}
+
+    def decode_all() -> None:
+        for names, pixels in decode_files(files.items(), hash_files(files), TO, workers=2):
+            decoded.update(zip(names, pixels, strict=True))
+
+    with pytest.raises(InputError) as caught:
+        decode_all()
+    why = "its decoder crashed, ran out of memory or took longer than 1 s"
+    assert str(caught.value) == f"images that cannot be used: 2\n  00300.png: {why}\n  00900.png: {why}"
+    assert list(decoded) == [name for name in files if name not in ("00300.png", "00900.png")]
+    np.testing.assert_array_equal(decoded["00301.png"], decode_and_fit("", files["00301.png"], TO))
+
+
+WAIT_IN_WORKERS = """
+import hashlib, os, time
+from imclass.data import decode
+from imclass.params import BuildParams
+
+def wait(name, content, to):
+    if name != "0":
+        print(os.getpid(), flush=True)
+        time.sleep(60)
+    return 0
+
+decode.CHUNK_FILES, decode.SECONDS_WORTH_WORKERS, decode.decode_and_fit = 1, 0.0, wait
+to = BuildParams(channels=1, height=5, width=4, fit="crop", background=255)
+files = [(str(at), b"") for at in range(9)]
+list(decode.decode_files(files, dict.fromkeys(map(str, range(9)), hashlib.sha256().hexdigest()), to, workers=2))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers are forked with the changed decoder on Linux only")
+def test_workers_end_with_a_process_that_is_killed() -> None:
+    with subprocess.Popen([sys.executable, "-c", WAIT_IN_WORKERS], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        workers = [int(process.stdout.readline()) for _ in range(2)]
+        process.kill()
+    deadline = time.monotonic() + 5
+    while any(Path(f"/proc/{worker}/fd").exists() and os.listdir(f"/proc/{worker}/fd") for worker in workers):  # noqa: PTH208
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def test_large_files_come_in_small_chunks(make_files: MakeFiles) -> None:

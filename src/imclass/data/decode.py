@@ -1,10 +1,18 @@
 """Many image files -> arrays of pixels, in worker processes where that pays."""
 
 import hashlib
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
 
-import joblib
 import numpy as np
 from jaxtyping import UInt8
 
@@ -13,32 +21,32 @@ from imclass.errors import InputError, list_problems
 
 CHUNK_FILES = 256
 CHUNK_BYTES = 4 * 2**20
-SECONDS_WORTH_WORKERS = 1.5  # of decoding; starting workers takes about half of that
+CHUNKS_AHEAD = 2  # of each worker, so that none waits for the next
+SECONDS_WORTH_WORKERS = 0.3  # of decoding; starting workers takes about a tenth of that
+SECONDS_PER_FILE = 10  # a decoder that takes longer hangs
 
-
-Chunk = tuple[list[str], UInt8[np.ndarray, "n c h w"]]
+File = tuple[str, bytes, str]  # name, content and expected sha256
+Decoded = tuple[list[str], UInt8[np.ndarray, "n c h w"], list[str]]  # names and pixels of sound files, and problems
 
 
 def decode_files(
     files: Iterable[tuple[str, bytes]], sha256: Mapping[str, str], to: Fit, *, workers: int
-) -> Iterator[Chunk]:
+) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"]]]:
     """Decode and fit (name, content) pairs -> chunks of (names, pixels), in their order.
 
     `sha256` gives the content hash that each named file must have. `workers` processes decode, 0 as many as there are
-    cores; what takes a second or so is decoded in this process. The result does not depend on it.
-    Raises InputError after the last chunk, naming every file that changed or is not a sound image.
+    cores; what takes less than a moment is decoded in this process. The result does not depend on it.
+    Raises InputError after the last chunk, naming every file that changed, is not a sound image or ended its decoder.
     """
     problems: list[str] = []
-    for names, pixels, found in _decode_chunks(_cut(files, sha256), to, len(sha256), workers or joblib.cpu_count()):
+    for names, pixels, found in _decode_chunks(_cut(files, sha256), to, len(sha256), workers or _count_cores()):
         problems += found
         yield names, pixels
     if problems:
         raise InputError(f"images that cannot be used: {len(problems)}\n{list_problems(sorted(problems))}")
 
 
-def _decode_chunks(
-    chunks: Iterator[list[tuple[str, bytes, str]]], to: Fit, num_files: int, workers: int
-) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"], list[str]]]:
+def _decode_chunks(chunks: Iterator[list[File]], to: Fit, num_files: int, workers: int) -> Iterator[Decoded]:
     first = next(chunks, None)
     if first is None:
         return
@@ -50,30 +58,57 @@ def _decode_chunks(
     if workers == 1 or seconds_left < SECONDS_WORTH_WORKERS:
         yield from (_decode_chunk(chunk, to) for chunk in chunks)
     else:
-        parallel = joblib.Parallel(n_jobs=workers, return_as="generator", pre_dispatch="2*n_jobs", batch_size=1)
-        yield from parallel(joblib.delayed(_decode_chunk)(chunk, to) for chunk in chunks)
+        yield from _decode_in_workers(chunks, to, workers)
 
 
-def _cut(files: Iterable[tuple[str, bytes]], sha256: Mapping[str, str]) -> Iterator[list[tuple[str, bytes, str]]]:
-    chunk: list[tuple[str, bytes, str]] = []
-    size = 0
-    for name, content in files:
-        chunk.append((name, content, sha256[name]))
-        size += len(content)
-        if len(chunk) == CHUNK_FILES or size >= CHUNK_BYTES:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
+def _decode_in_workers(chunks: Iterator[list[File]], to: Fit, workers: int) -> Iterator[Decoded]:
+    """In the order of the chunks. When a worker dies, all that waited for one is decoded file by file to name which."""
+    waiting: deque[list[File]] = deque()
+    while True:
+        with _start_workers(workers) as pool:
+            futures: deque[Future[Decoded]] = deque()
+            try:
+                for chunk in chunks:
+                    waiting.append(chunk)
+                    futures.append(pool.submit(_decode_in_time, chunk, to))
+                    if len(futures) > CHUNKS_AHEAD * workers:
+                        yield futures.popleft().result()
+                        waiting.popleft()
+                while futures:
+                    yield futures.popleft().result()
+                    waiting.popleft()
+            except BrokenProcessPool:
+                pass
+            else:
+                return
+        yield from _decode_one_by_one(chain.from_iterable(waiting), to)
+        waiting.clear()
 
 
-def _decode_chunk(
-    chunk: list[tuple[str, bytes, str]], to: Fit
-) -> tuple[list[str], UInt8[np.ndarray, "n c h w"], list[str]]:
+def _decode_one_by_one(files: Iterator[File], to: Fit) -> Iterator[Decoded]:
+    while True:
+        with _start_workers(1) as pool:
+            for file in files:
+                try:
+                    yield pool.submit(_decode_in_time, [file], to).result()
+                except BrokenProcessPool:
+                    why = f"its decoder crashed, ran out of memory or took longer than {SECONDS_PER_FILE} s"
+                    yield [], np.empty((0, to.channels, to.height, to.width), np.uint8), [f"{file[0]}: {why}"]
+                    break
+            else:
+                return
+
+
+def _decode_in_time(chunk: list[File], to: Fit) -> Decoded:
+    return _decode_chunk(chunk, to, seconds_per_file=SECONDS_PER_FILE)
+
+
+def _decode_chunk(chunk: list[File], to: Fit, *, seconds_per_file: int = 0) -> Decoded:
     names: list[str] = []
     problems: list[str] = []
     pixels = np.empty((len(chunk), to.channels, to.height, to.width), np.uint8)
     for name, content, expected in chunk:
+        signal.alarm(seconds_per_file)  # ends this process, also within a decoder's own code; 0: never
         if hashlib.sha256(content).hexdigest() != expected:
             problems.append(f"{name}: changed since prepare hashed it")
             continue
@@ -83,4 +118,41 @@ def _decode_chunk(
             problems.append(str(error))
         else:
             names.append(name)
+    signal.alarm(0)
     return names, pixels[: len(names)], problems
+
+
+def _start_workers(count: int) -> ProcessPoolExecutor:
+    # Forked where that is safe: a fresh interpreter takes longer to start than to decode some thousand small pictures.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    return ProcessPoolExecutor(count, context, _end_with_parent)
+
+
+def _end_with_parent() -> None:
+    """Let no worker outlive a stage that is killed, and leave Ctrl-C to the stage."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _count_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cut(files: Iterable[tuple[str, bytes]], sha256: Mapping[str, str]) -> Iterator[list[File]]:
+    chunk: list[File] = []
+    size = 0
+    for name, content in files:
+        chunk.append((name, content, sha256[name]))
+        size += len(content)
+        if len(chunk) == CHUNK_FILES or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk

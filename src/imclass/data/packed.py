@@ -68,12 +68,16 @@ def write_packed(
     levels = np.zeros((fit["channels"], 256), np.int64)
     with write_whole(folder) as temporary:
         temporary.mkdir()
-        images = np.lib.format.open_memmap(temporary / "images.npy", "w+", np.uint8, shape)
-        for names, pixels in decoded:
-            at = np.array([row_at[name] for name in names], np.int64)
-            images[at] = pixels
-            levels += _count_levels(pixels[at < counts["train"]])
-        images.flush()
+        # A memory map would keep the written pages in memory, and end the process where the disk is full.
+        with (temporary / "images.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            first = file.tell()
+            for names, pixels in decoded:
+                at = np.array([row_at[name] for name in names], np.int64)
+                for row, image in zip(at.tolist(), np.ascontiguousarray(pixels), strict=True):
+                    file.seek(first + row * image.nbytes)
+                    file.write(image.data)
+                levels += _count_levels(pixels[at < counts["train"]])
         np.save(temporary / "labels.npy", np.array([label_at[label] for _, label, _ in rows], np.int64))
         with (temporary / "index.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("image", "label", "split"), *rows])

@@ -1,0 +1,100 @@
+"""Projects in which tests run the real DVC: copies of this checkout."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import yaml
+from PIL import Image
+
+ROOT = Path(__file__).parents[1]
+STAGES = ["prepare", "build", "train", "evaluate", "gate", "export"]
+
+
+class Reproduced(NamedTuple):
+    project: Path
+    output: str
+
+
+def run(project: Path, *command: str, fails: bool = False, **environment: str) -> str:
+    """What a command prints, run in `project` with this Python's tools and nobody's settings."""
+    settings = str(project.parent / "settings")
+    environment = {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+        "CI": "1",  # DVC looks for no update
+        "DVC_SITE_CACHE_DIR": settings,
+        "DVC_GLOBAL_CONFIG_DIR": settings,
+        "DVC_SYSTEM_CONFIG_DIR": settings,
+        "GIT_CONFIG_GLOBAL": os.devnull,
+        "GIT_CONFIG_NOSYSTEM": "1",
+        **environment,
+    }
+    done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
+    output = done.stdout + done.stderr
+    assert (done.returncode != 0) == fails, output
+    assert "Traceback" not in output
+    return output
+
+
+def commit(project: Path) -> None:
+    run(project, "git", "add", "--all")
+    run(project, "git", "commit", "--quiet", "--message", "test")
+
+
+def list_run_stages(output: str) -> list[str]:
+    return re.findall(r"Running stage '(\w+)'", output)
+
+
+def replace(file: Path, pattern: str, new: str) -> None:
+    text, count = re.subn(pattern, new, file.read_text(), flags=re.MULTILINE)
+    assert count == 1
+    file.write_text(text)
+
+
+def append(file: Path, line: str) -> None:
+    file.write_text(f"{file.read_text()}\n{line}\n")
+
+
+def read_outs(project: Path) -> dict[str, bytes]:
+    """Content by path of every file that is or lies in an out of a stage."""
+    stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values()
+    listed = [out for stage in stages for out in stage["outs"] + stage.get("metrics", [])]
+    outs = [name for out in listed for name in ([out] if isinstance(out, str) else out)]
+    files = [file for out in outs for file in [project / out, *(project / out).rglob("*")] if file.is_file()]
+    return {file.relative_to(project).as_posix(): file.read_bytes() for file in files}
+
+
+def find_temporary_files(project: Path) -> list[Path]:
+    return [file for folder in ("data", "models", "reports") for file in (project / folder).rglob("*.tmp")]
+
+
+def write_images(folder: Path, classes: Iterable[str], count: int) -> None:
+    rng = np.random.default_rng(0)
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            pixels = rng.integers(0, 256, (8, 8), np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number:02}.png")
+
+
+def copy_checkout(project: Path) -> None:
+    """Copy what Git tracks or would track, as a first commit of its own."""
+    listed = run(ROOT, "git", "ls-files", "-z", "--cached", "--others", "--exclude-standard")
+    for name in filter(None, listed.split("\0")):
+        if (ROOT / name).is_file():
+            (project / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, project / name)
+    run(project, "git", "init", "--quiet")
+    run(project, "git", "config", "user.name", "Tester")
+    run(project, "git", "config", "user.email", "tester@example.org")
+
+
+def copy_project(project: Path, to: Path) -> Path:
+    return Path(shutil.copytree(project, to / "project", ignore=shutil.ignore_patterns("tmp")))
