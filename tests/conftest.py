@@ -14,7 +14,7 @@ from PIL import Image
 from pipeline import Reproduced, append, commit, copy_checkout, copy_project, replace, run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
     """`encode(image, format, **options)`: the bytes of an image file, by Pillow's writer."""
 

@@ -1,8 +1,8 @@
 """Two versions of the digits, in a project with the real DVC."""
 
-import io
 import re
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -34,20 +34,18 @@ def test_each_kind_of_change_is_told_apart() -> None:
 
 
 @pytest.fixture(scope="module")
-def changed(reproduced: Reproduced, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def changed(reproduced: Reproduced, tmp_path_factory: pytest.TempPathFactory, encode: Callable[..., bytes]) -> Path:
     """A project whose last commit has other digits than the one before: every tenth less, one new, one redrawn."""
     project = copy_project(reproduced.project, tmp_path_factory.mktemp("diff"))
     source = project / "data/raw/digits.zip"
     with zipfile.ZipFile(source) as archive:
         files = {name: archive.read(name) for name in archive.namelist()}
     images = sorted(name for name in files if name.endswith(".png"))
-    white = io.BytesIO()
-    Image.new("L", (8, 8), 255).save(white, "PNG")
     lines = files["annotations.csv"].decode().splitlines()
     lines = [line for line in lines if line.split(",")[0] not in images[::10]]
     files = {name: content for name, content in files.items() if name not in images[::10]}
-    files[images[1]] = white.getvalue()
-    files["new|.png"] = white.getvalue()[:-12] + b"\0\0\0\0tEXt\x0b\x9d\xc1X" + white.getvalue()[-12:]
+    files[images[1]] = encode(Image.new("L", (8, 8), 255), "PNG")
+    files["new|.png"] = encode(Image.new("L", (8, 8), 100), "PNG")
     files["annotations.csv"] = "\n".join([*lines, f"new|.png,{lines[1].split(',')[1]}"]).encode()
     with zipfile.ZipFile(source, "w") as archive:
         for name, content in files.items():

@@ -83,9 +83,9 @@ def diff_tables(before: pd.DataFrame, after: pd.DataFrame) -> DataDiff:
     found = {
         "added": new[~new.image.isin(renamed.image)].assign(before=""),
         "removed": gone[~gone.image.isin(renamed.image_before)].assign(before=""),
-        "renamed": renamed.assign(before=renamed.image_before),
-        "relabelled": both[both.label_before != both.label].assign(before=both.label_before),
-        "moved": both[both.split_before != both.split].assign(before=both.split_before),
+        "renamed": renamed.assign(before=lambda rows: rows.image_before),
+        "relabelled": both[both.label_before != both.label].assign(before=lambda rows: rows.label_before),
+        "moved": both[both.split_before != both.split].assign(before=lambda rows: rows.split_before),
         "other pixels": both[both.sha256_before != both.sha256].assign(before=""),
     }
     changes = [
