@@ -9,7 +9,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
 
 from imclass.data.packed import open_packed, read_names
-from imclass.device import make_deterministic, select_device
+from imclass.device import describe_device, make_deterministic, select_device
 from imclass.evaluation.metrics import count_confusion, mean_log_loss, summarise, write_class_scores
 from imclass.evaluation.predictions import write_predictions
 from imclass.files import write_text
@@ -29,11 +29,12 @@ def evaluate(
     classes_file: Path,
     predictions_file: Path,
     figure_file: Path,
-) -> None:
+) -> dict[str, object]:
     make_deterministic(params.threads)
+    device = select_device(params.device)
     data = open_packed(packed)
     test = data.splits["test"]
-    model = load_model(model_file).to(select_device(params.device)).to(memory_format=torch.channels_last)
+    model = load_model(model_file).to(device).to(memory_format=torch.channels_last)
     logits = compute_logits(model, test.images)
     probabilities = torch.softmax(logits, dim=1).numpy()
 
@@ -64,6 +65,7 @@ def evaluate(
         f"accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}, macro F1 {metrics['macro_f1']:.4f} "
         f"on {metrics['images']} test images"
     )
+    return {"images": len(test.images), **describe_device(device)}
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's li
 from imclass.data.augment import flip_and_shift
 from imclass.data.loader import ShuffledBatches, load_batches
 from imclass.data.packed import open_packed, read_names
-from imclass.device import make_deterministic, select_device
+from imclass.device import describe_device, make_deterministic, select_device
 from imclass.errors import InputError
 from imclass.imports import hash_imports
 from imclass.models.classifier import ModelConfig, adapt_to_images, build_model
@@ -29,7 +29,7 @@ from imclass.training.schedule import build_schedule
 from imclass.training.state import start_training
 
 
-def train(params: Params, packed: Path, model_file: Path, history_file: Path) -> None:
+def train(params: Params, packed: Path, model_file: Path, history_file: Path) -> dict[str, object]:
     make_deterministic(params.threads)
     device = select_device(params.device)
     data = open_packed(packed)
@@ -42,7 +42,6 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         seed=params.seed,
         device=device,
     )
-
     torch.manual_seed(params.seed)
     model = build_model(
         ModelConfig(
@@ -70,10 +69,10 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         "code": hash_imports(Path(__file__)),
         "data": data.fingerprint,
         "params": params.model_dump(include={"seed", "batch_size", "lr", "threads", "model", "train", "augment"}),
-        "versions": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
+        "versions": [torch.__version__, torch.backends.cpu.get_cpu_capability(), device.type],
     }
     with hold_checkpoints(locate_checkpoints(), decisive, epochs=params.epochs) as checkpoints:
-        resume(state, checkpoints, extends=params.train.schedule == "constant")
+        done = resume(state, checkpoints, extends=params.train.schedule == "constant")
         try:
             fit(
                 state,
@@ -94,6 +93,7 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
     predicted = compute_logits(model, val.images).argmax(1).numpy()
     for doubt in find_doubts(state.history, val.labels, predicted, data.classes, batches_per_epoch=len(dataset)):
         print(f"doubtful: {doubt}")
+    return {"images": len(train_split.labels) * (params.epochs - done), "resumed": done, **describe_device(device)}
 
 
 if __name__ == "__main__":

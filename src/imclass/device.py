@@ -1,6 +1,7 @@
 """Where a run happens, and what must be fixed for it to repeat bit for bit."""
 
 import os
+from typing import Any
 
 import torch
 
@@ -19,6 +20,15 @@ def select_device(name: str) -> torch.device:
     if (device.index or 0) >= count[device.type]:
         raise InputError(f"device: expected one that this machine has, found {name!r}; try auto or cpu")
     return device
+
+
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """What of a device decides the last bits, for the run record."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
 
 
 def make_deterministic(threads: int) -> None:
