@@ -66,8 +66,8 @@ def append_record(start: Start, stage: str, params: Mapping[str, Any], told: Map
         print(f"{stage}: done, but not entered into {FILE}: {error}", file=sys.stderr)
 
 
-def find_record(folder: Path, stage: str, outs: Mapping[str, str]) -> dict[str, Any] | None:
-    """The newest record of a run of `stage` that made `outs`, hashes by path. Lines that were cut off are passed over."""
+def find_record(folder: Path, stage: str, outs: Mapping[str, str | None]) -> dict[str, Any] | None:
+    """The newest record of a run of `stage` that made `outs` (hashes by path). Lines cut off are passed over."""
     path = folder / FILE
     lines = path.read_text("utf-8", errors="replace").splitlines() if path.is_file() else []
     for line in reversed(lines):
@@ -83,7 +83,7 @@ def find_record(folder: Path, stage: str, outs: Mapping[str, str]) -> dict[str, 
 def describe_process() -> dict[str, Any]:
     """What of this process and its machine can decide bits: versions, processor, settings, and the code by file."""
     loaded = [module for name, module in sys.modules.items() if name == "__main__" or name.startswith("imclass.")]
-    files = {Path(module.__file__).absolute() for module in loaded if getattr(module, "__file__", None)}
+    files = {Path(file).absolute() for module in loaded if (file := getattr(module, "__file__", None))}
     code = sorted(file for file in files if file.is_relative_to(CHECKOUT) and file.name != "__init__.py")
     return {
         "python": platform.python_version(),
