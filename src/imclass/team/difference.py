@@ -82,6 +82,8 @@ def _measure(one: Any, other: Any) -> float:
             pairs = (np.atleast_1d(one), np.atleast_1d(other))
             starts = range(0, len(pairs[0]), BLOCK)
             return max((_measure_block(*(array[at : at + BLOCK] for array in pairs)) for at in starts), default=0.0)
+        case bool(), _:  # else a number, to Python
+            return 0.0 if one is other else math.inf
         case float() | int(), float() | int():
             return _measure_block(np.array(one), np.array(other))
         case np.ndarray(), _:

@@ -27,7 +27,7 @@ TOLERANCE = 1e-4  # largest difference of any number that still counts as equal
 SETTINGS = """\
 [core]
 no_scm = true
-site_cache_dir = "{site}"
+site_cache_dir = "{scratch}"
 [cache]
 dir = "{cache}"
 type = "reflink,symlink,copy"
@@ -71,7 +71,7 @@ def _repeat(stage: str, entry: Mapping[str, Any], project: Path, copy: Path) -> 
     locked = {out["path"]: out["md5"] for out in entry["outs"]}
     aside = copy.with_name("locked")
     _move(locked, copy, aside)
-    status = _run_command(entry["cmd"], copy)
+    status = _run_stage(entry["cmd"], copy)
     made = {out: hash_out(copy / out) for out in locked if (copy / out).exists()}
     if status != 0:
         verdict = Verdict(stage, "not verified", [f"its command failed with status {status}"])
@@ -136,17 +136,18 @@ def _copy_project(
     handlers = {number: signal.signal(number, _end) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         with tempfile.TemporaryDirectory(prefix="imclass-verify-") as folder:
-            copy = Path(folder, "project")
-            listed = _run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], project)
+            copy, scratch = Path(folder, "project"), str(Path(folder, "scratch"))
+            Path(scratch).mkdir()
+            listed = _run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], project, scratch)
             for name in filter(None, listed.split("\0")):
                 if (project / name).is_file():
                     (copy / name).parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(project / name, copy / name)
-            cache = project.absolute() / _run([*DVC, "cache", "dir"], project).strip()
-            settings = SETTINGS.format(site=Path(folder, "site"), cache=cache)
+            cache = project.absolute() / _run([*DVC, "cache", "dir"], project, scratch).strip()
+            settings = SETTINGS.format(scratch=scratch, cache=cache)
             (copy / ".dvc/config.local").write_text(settings, "utf-8")
             needed = {*stages, *(makers[dep] for dep in deps if dep in makers)}
-            _run([*DVC, "checkout", *needed], copy, check=False)  # what the cache lacks is told by status
+            _run([*DVC, "checkout", *needed], copy, scratch, check=False)  # what the cache lacks is told by status
             for out in makers:
                 if any(file.is_symlink() and not file.exists() for file in [copy / out, *(copy / out).rglob("*")]):
                     _remove(copy / out)
@@ -155,15 +156,15 @@ def _copy_project(
                 if not link.exists() and (project / dep).exists() and link.is_relative_to(copy):
                     link.parent.mkdir(parents=True, exist_ok=True)
                     link.symlink_to((project / dep).resolve())
-            yield copy, _find_changes(copy, stages, makers)
+            yield copy, _find_changes(copy, stages, makers, scratch)
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _find_changes(copy: Path, stages: Sequence[str], makers: Mapping[str, str]) -> dict[str, list[str]]:
+def _find_changes(copy: Path, stages: Sequence[str], makers: Mapping[str, str], scratch: str) -> dict[str, list[str]]:
     """By stage, why it cannot be repeated from what dvc.lock names."""
-    status = json.loads(_run([*DVC, "status", "--json", *stages], copy))
+    status = json.loads(_run([*DVC, "status", "--json", *stages], copy, scratch))
     changes: dict[str, list[str]] = {}
     for stage, entries in status.items():
         for entry in entries:
@@ -185,16 +186,16 @@ def _tell_change(path: str, change: Any, is_out: bool) -> str:
     return f"{'code' if path.endswith('.py') else 'data'} is not that in dvc.lock: {path} is {change}"
 
 
-def _run(command: list[str], folder: Path, check: bool = True) -> str:
-    """What a program prints."""
-    environment = {**os.environ, "CI": "1"}  # DVC looks for no update
+def _run(command: list[str], folder: Path, scratch: str, check: bool = True) -> str:
+    """What a program prints, which may leave files in `scratch`, as DVC does."""
+    environment = {**os.environ, "TMPDIR": scratch, "CI": "1"}  # DVC looks for no update
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     if check and done.returncode != 0:
         raise InputError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")
     return done.stdout
 
 
-def _run_command(command: str, copy: Path) -> int:
+def _run_stage(command: str, copy: Path) -> int:
     """The status of a stage's command, run as DVC would; its notes and its progress go to stderr."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     # DVC_ROOT: or a training would go on from the checkout's own checkpoints, which proves nothing.
