@@ -93,8 +93,10 @@ def train(project: Path, seed: int, threads: int, level: str) -> Outcome:
     """A training from its first step, and what its model says on the test images."""
     set_params(project, {"seed": seed, "threads": threads})
     with tempfile.TemporaryDirectory() as root:  # of checkpoints: none to go on from
-        environment = ["env", f"DVC_ROOT={root}", f"ATEN_CPU_CAPABILITY={LEVELS[level]}"]
-        run([*environment, *read_command(project, "train")], project)
+        # Waiting threads let others run: on a busy machine, or one of fewer cores, it would take minutes else.
+        settings = [f"DVC_ROOT={root}", f"ATEN_CPU_CAPABILITY={LEVELS[level]}", "OMP_WAIT_POLICY=passive"]
+        run(["env", *settings, *read_command(project, "train")], project)
+    print(f"seed {seed}, {threads} threads, {level}: done", file=sys.stderr, flush=True)
     model = load_model(project / "models/model.safetensors")
     test: Split = open_packed(project / "data/packed").splits["test"]
     probabilities = torch.softmax(compute_logits(model, test.images), dim=1).numpy()

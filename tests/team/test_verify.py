@@ -32,8 +32,8 @@ run({name})
 PIPELINE = """
 stages:
   first:
-    cmd: python stages/first.py source.txt first.csv
-    deps: [stages/first.py, source.txt]
+    cmd: python stages/first.py data/raw/source.txt first.csv
+    deps: [stages/first.py, data/raw/source.txt]
     outs: [first.csv]
   second:
     cmd: python stages/second.py first.csv second.csv
@@ -101,7 +101,8 @@ def reproduced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in "first", "second":
         (project / f"stages/{name}.py").write_text(STAGE.format(name=name))
     (project / "dvc.yaml").write_text(PIPELINE)
-    (project / "source.txt").write_text("1.5")
+    (project / "data/raw").mkdir(parents=True)
+    (project / "data/raw/source.txt").write_text("1.5")  # ignored by Git, so linked to
     run(project, "git", "init", "--quiet")
     run(project, "dvc", "init", "--quiet")
     run(project, "dvc", "repro")
@@ -151,7 +152,7 @@ def test_cause_is_named_only_where_it_is_known(project: Path) -> None:
 
 def test_what_differs_from_the_lock_is_told_and_not_repeated(project: Path) -> None:
     for file, old, new in (
-        ("source.txt", "1.5", "2.5"),
+        ("data/raw/source.txt", "1.5", "2.5"),
         ("stages/first.py", "import os", "import  os"),
         ("params.yaml", "lr: 0.2", "lr: 0.3"),
         ("dvc.yaml", "stages/second.py first.csv", "stages/second.py ./first.csv"),
@@ -162,7 +163,7 @@ def test_what_differs_from_the_lock_is_told_and_not_repeated(project: Path) -> N
     said, status = verify(project)
     assert status == 1
     assert said["first"].startswith("not verified ")
-    assert "data is not that in dvc.lock: source.txt is modified" in said["first"]
+    assert "data is not that in dvc.lock: data/raw/source.txt is modified" in said["first"]
     assert "code is not that in dvc.lock: stages/first.py is modified" in said["first"]
     assert said["second"].startswith("not verified ")
     assert "parameters are not those in dvc.lock: lr" in said["second"]
