@@ -100,7 +100,7 @@ def train(project: Path, seed: int, threads: int, level: str) -> Outcome:
     model = load_model(project / "models/model.safetensors")
     test: Split = open_packed(project / "data/packed").splits["test"]
     probabilities = torch.softmax(compute_logits(model, test.images), dim=1).numpy()
-    weights = torch.cat([tensor.double().flatten() for tensor in model.state_dict().values()]).numpy()
+    weights = torch.cat([tensor.detach().double().flatten() for tensor in model.parameters()]).numpy()
     return Outcome(weights, probabilities, float((probabilities.argmax(1) == test.labels).mean()))
 
 

@@ -87,7 +87,8 @@ def describe_process() -> dict[str, Any]:
     code = sorted(file for file in files if file.is_relative_to(CHECKOUT) and file.name != "__init__.py")
     return {
         "python": platform.python_version(),
-        "platform": platform.platform(),
+        # Not platform.platform(), which starts a program to ask for the processor.
+        "platform": "-".join([platform.system(), platform.release(), platform.machine(), *platform.libc_ver()]),
         "cpu": _name_cpu(),
         "packages": {name: sys.modules[name].__version__ for name in PACKAGES if name in sys.modules},
         "variables": {name: value for name, value in sorted(os.environ.items()) if name.startswith(VARIABLES)},
