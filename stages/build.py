@@ -15,13 +15,14 @@ from imclass.params import Params
 from imclass.stage import run
 
 
-def build(params: Params, source: Path, annotations: Path, packed: Path) -> None:
+def build(params: Params, source: Path, annotations: Path, packed: Path) -> dict[str, object]:
     table = read_annotations(annotations)
     files = tqdm(read_files(source, table.image), "decode", len(table), unit="img", disable=None)
     sha256 = dict(zip(table.image, table.sha256, strict=True))
     decoded = decode_files(files, sha256, params.build, workers=params.workers)
     rows = list(table[["image", "label", "split"]].itertuples(index=False, name=None))
     write_packed(packed, rows, decoded, params.build.model_dump())
+    return {"images": len(table)}
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
 
 from imclass.data.packed import open_packed, read_names
-from imclass.device import make_deterministic, select_device
+from imclass.device import describe_device, make_deterministic, select_device
 from imclass.evaluation.metrics import (
     count_confusion,
     estimate_metrics,
@@ -37,11 +37,12 @@ def evaluate(
     predictions_file: Path,
     reliability_file: Path,
     figure_file: Path,
-) -> None:
+) -> dict[str, object]:
     make_deterministic(params.threads)
+    device = select_device(params.device)
     data = open_packed(packed)
     test = data.splits["test"]
-    model = load_model(model_file).to(select_device(params.device)).to(memory_format=torch.channels_last)
+    model = load_model(model_file).to(device).to(memory_format=torch.channels_last)
     logits = compute_logits(model, test.images)
     temperature = model.config.temperature
     probabilities = torch.softmax(logits / temperature, dim=1).numpy()
@@ -73,6 +74,7 @@ def evaluate(
     )
     for name, estimate in metrics.overall.items():
         print(f"{name} {estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})")
+    return {"images": len(test.images), **describe_device(device)}
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
 
 from imclass.data.packed import open_packed
-from imclass.device import make_deterministic
+from imclass.device import describe_device, make_deterministic
 from imclass.export.graph import save_onnx, save_program, trace_program
 from imclass.export.parity import check_parity, compare, run_onnx, run_program
 from imclass.files import write_text, write_whole
@@ -20,7 +20,7 @@ from imclass.params import Params
 from imclass.stage import run
 
 
-def export(params: Params, packed: Path, model_file: Path, folder: Path, parity_file: Path) -> None:
+def export(params: Params, packed: Path, model_file: Path, folder: Path, parity_file: Path) -> dict[str, object]:
     make_deterministic(params.threads)
     images = open_packed(packed).splits["test"].images
     model = load_model(model_file)
@@ -41,6 +41,7 @@ def export(params: Params, packed: Path, model_file: Path, folder: Path, parity_
         print(
             f"{name}: largest difference {parity.largest_difference:.2g}, {parity.changed_decisions} changed decisions"
         )
+    return {"images": len(images), **describe_device(torch.device("cpu"))}
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from imclass.params import Params
 from imclass.stage import run
 
 
-def prepare(params: Params, source: Path, annotations: Path) -> None:
+def prepare(params: Params, source: Path, annotations: Path) -> dict[str, object]:
     table = label_images(source)
     files = tqdm(read_files(source, table.image), "hash", len(table), unit="img", disable=None)
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files}
@@ -32,6 +32,7 @@ def prepare(params: Params, source: Path, annotations: Path) -> None:
         print(f"doubtful: {sentence}")
     counts = count_splits(table)
     print(f"{len(table)} images of {len(counts)} classes", counts.to_string(), sep="\n")
+    return {"images": len(table)}
 
 
 if __name__ == "__main__":

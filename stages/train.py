@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's li
 from imclass.data.augment import flip_and_shift
 from imclass.data.loader import ShuffledBatches, load_batches
 from imclass.data.packed import open_packed, read_names
-from imclass.device import make_deterministic, select_device
+from imclass.device import describe_device, make_deterministic, select_device
 from imclass.errors import InputError
 from imclass.imports import hash_imports
 from imclass.models.classifier import ModelConfig, adapt_to_images, build_model
@@ -30,7 +30,7 @@ from imclass.training.state import start_training
 from imclass.training.temperature import calibrate
 
 
-def train(params: Params, packed: Path, model_file: Path, history_file: Path) -> None:
+def train(params: Params, packed: Path, model_file: Path, history_file: Path) -> dict[str, object]:
     make_deterministic(params.threads)
     device = select_device(params.device)
     data = open_packed(packed)
@@ -43,7 +43,6 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         seed=params.seed,
         device=device,
     )
-
     recipe = params.describe_training()
     torch.manual_seed(params.seed)
     model = build_model(
@@ -67,10 +66,10 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         "code": hash_imports(Path(__file__)),
         "data": data.fingerprint,
         "params": recipe,
-        "versions": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
+        "versions": [torch.__version__, torch.backends.cpu.get_cpu_capability(), device.type],
     }
     with hold_checkpoints(locate_checkpoints(), decisive, epochs=params.epochs) as checkpoints:
-        resume(state, checkpoints, extends=params.train.schedule == "constant")
+        done = resume(state, checkpoints, extends=params.train.schedule == "constant")
         try:
             fit(
                 state,
@@ -91,6 +90,7 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
     write_history(state.history, history_file)
     predicted = val_logits.argmax(1)
     print(review(state.history, val.labels, predicted, data.classes, batches_per_epoch=len(dataset)))
+    return {"images": len(train_split.labels) * (params.epochs - done), "resumed": done, **describe_device(device)}
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Projects in which tests run the real DVC: copies of this checkout."""
 
+import json
 import os
 import re
 import shutil
@@ -7,7 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import yaml
@@ -22,7 +23,7 @@ class Reproduced(NamedTuple):
     output: str
 
 
-def run(project: Path, *command: str, fails: bool = False, **environment: str) -> str:
+def run(project: Path, *command: str, fails: bool | None = False, **environment: str) -> str:
     """What a command prints, run in `project` with this Python's tools and nobody's settings."""
     settings = str(project.parent / "settings")
     environment = {
@@ -38,7 +39,7 @@ def run(project: Path, *command: str, fails: bool = False, **environment: str) -
     }
     done = subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, timeout=300)
     output = done.stdout + done.stderr
-    assert (done.returncode != 0) == fails, output
+    assert fails is None or (done.returncode != 0) == fails, output
     assert "Traceback" not in output
     return output
 
@@ -69,6 +70,10 @@ def read_outs(project: Path) -> dict[str, bytes]:
     outs = [name for out in listed for name in ([out] if isinstance(out, str) else out)]
     files = [file for out in outs for file in [project / out, *(project / out).rglob("*")] if file.is_file()]
     return {file.relative_to(project).as_posix(): file.read_bytes() for file in files}
+
+
+def read_records(project: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (project / "runs.jsonl").read_text().splitlines()]
 
 
 def find_temporary_files(project: Path) -> list[Path]:

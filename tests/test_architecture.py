@@ -20,6 +20,7 @@ ROOMS = [
     "imports",
     "tensors",
     "params",
+    "record",
     "stage",
     "device",
     "data",

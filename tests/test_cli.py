@@ -9,9 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "torchvision", "sklearn", "pandas", "scipy", "matplotlib", "onnx", "onnxruntime", "torch._dynamo"}
 LOAD_STAGE = """
-import importlib.util
+import importlib.util, sys
 spec = importlib.util.spec_from_file_location("stage", "stages/{stage}.py")
 spec.loader.exec_module(importlib.util.module_from_spec(spec))
+if "imclass.device" in sys.modules:
+    sys.modules["imclass.device"].make_deterministic(1)
 """
 CALL_HELP = """
 import sys
@@ -31,7 +33,7 @@ def list_heavy_modules(code: str) -> tuple[set[str], str]:
     return HEAVY & set(done.stderr.split()), done.stdout
 
 
-@pytest.mark.parametrize("command", ["", "fetch", "compare", "accept"])
+@pytest.mark.parametrize("command", ["", "fetch", "compare", "diff", "accept", "verify", "doctor"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = CALL_HELP.format(command=command) if command else CALL_HELP.replace("{command!r}, ", "")
     loaded, printed = list_heavy_modules(code)

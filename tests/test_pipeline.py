@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from pipeline import (
     find_temporary_files,
     list_run_stages,
     read_outs,
+    read_records,
     replace,
     run,
     write_images,
@@ -55,6 +57,31 @@ def test_second_repro_runs_nothing(reproduced: Reproduced) -> None:
     assert list_run_stages(output) == []
     assert "up to date" in output
     assert run(reproduced.project, "git", "status", "--short") == ""
+
+
+def test_run_record_has_the_hashes_of_dvc_lock(reproduced: Reproduced) -> None:
+    locked = yaml.safe_load((reproduced.project / "dvc.lock").read_text())["stages"]
+    hashes = {stage: {out["path"]: out["md5"] for out in entry["outs"]} for stage, entry in locked.items()}
+    records = {record["stage"]: record for record in read_records(reproduced.project)}
+    assert {stage: record["outs"] for stage, record in records.items()} == hashes
+    code = {dep["path"]: dep["md5"] for dep in locked["train"]["deps"] if dep["path"].endswith(".py")}
+    assert records["train"]["code"].items() <= code.items()
+    assert {"device": "cpu", "threads": 1, "resumed": 0}.items() <= records["train"].items()
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="a processor of one level only")
+def test_verify_names_the_processor_level_that_changed_the_model(project: Path) -> None:
+    run(project, "dvc", "repro", "--force", "--single-item", "train", ATEN_CPU_CAPABILITY="default")
+    before = {file: file.stat().st_mtime for file in project.rglob("*") if "/.dvc/tmp" not in str(file)}
+    code = "from imclass.cli import main; main()"
+    command = (sys.executable, "-c", code, "verify", "build", "train")
+    output = run(project, *command, fails=None, PYTHONPATH=str(project / "src"))
+    assert re.search(r"^build +identical$", output, re.MULTILINE)
+    assert re.search(r"^train +(equal|different)$", output, re.MULTILINE)
+    assert "models/model.safetensors: largest difference " in output
+    level = torch.backends.cpu.get_cpu_capability()
+    assert f"cpu_capability DEFAULT -> {level}, variables.ATEN_CPU_CAPABILITY default -> None\n" in output
+    assert {file: file.stat().st_mtime for file in before} == before
 
 
 def test_clone_elsewhere_rebuilds_every_out_byte_for_byte(reproduced: Reproduced, tmp_path: Path) -> None:
@@ -127,6 +154,7 @@ def test_temporary_run_uses_its_own_copy_of_the_code(project: Path) -> None:
     assert re.findall(r"^library (.+)$", output, re.MULTILINE)[0].startswith(str(project / ".dvc/tmp/exps"))
     assert "not yet committed" in output
     assert read_outs(project) == before
+    assert read_records(project)[-1]["stage"] == "prepare", "its record is in the main checkout"
 
 
 def test_queued_runs_use_the_code_of_when_they_were_queued(project: Path) -> None:

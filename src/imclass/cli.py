@@ -98,6 +98,23 @@ def doctor(
         raise typer.Exit(1)
 
 
+@app.command()
+def verify(
+    stages: Annotated[list[str] | None, typer.Argument(help="Stages to repeat. Default: all of dvc.lock")] = None,
+) -> None:
+    """Repeat stages in a temporary copy, and compare with what dvc.lock names."""
+    from imclass.team.verify import TOLERANCE
+    from imclass.team.verify import verify as verify_stages
+
+    failed = False
+    print(f"equal: no number differs by more than {TOLERANCE:g}")
+    for verdict in verify_stages(Path(), stages or []):
+        print(f"{verdict.stage:<12}{verdict.kind}", *verdict.details, sep="\n    ", flush=True)
+        failed = failed or verdict.kind not in ("identical", "equal")
+    if failed:
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends it with its message and status 1."""
     try:

@@ -1,6 +1,10 @@
 """Where a run happens, and what must be fixed for it to repeat bit for bit."""
 
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -21,10 +25,31 @@ def select_device(name: str) -> torch.device:
     return device
 
 
+def describe_device(device: torch.device) -> dict[str, Any]:
+    """What of a device decides the last bits, for the run record."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
 def make_deterministic(threads: int) -> None:
     """Let PyTorch use only operations that repeat bit for bit, on a fixed number of threads (it changes the bits)."""
     torch.set_num_threads(threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats only with a fixed workspace
-    torch.use_deterministic_algorithms(True)
+    # As torch.use_deterministic_algorithms(True), which loads the compiler besides: some 2 s.
+    torch.set_deterministic_debug_mode("error")
     # Else every new tensor is written twice.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+@contextmanager
+def explain_out_of_memory(batch: str, advice: str) -> Iterator[None]:
+    """Raise InputError instead where the machine or its GPU has no memory left: for what, and what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # PyTorch has a class of its own for this on GPUs only
+        if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
+            raise InputError(f"out of memory with {batch}: {advice}") from None
+        raise

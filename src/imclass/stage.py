@@ -2,26 +2,32 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from imclass.errors import InputError
 from imclass.params import load_params
+from imclass.record import append_record, start_record
 
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it, in the folder of dvc.yaml
 
 
-def run(stage: Callable[..., None]) -> None:
+def run(stage: Callable[..., Mapping[str, Any] | None]) -> None:
     """Call `stage(params, *paths)` with the checked parameters and the paths given on the command line.
 
     A mistake of the user (InputError) or of the machine (OSError) ends the process with its message and status 1, any
-    other exception is our own and keeps its traceback.
+    other exception is our own and keeps its traceback. A success is entered into the run record, with what the stage
+    returns: how many `images` it handled, and what else only it knows.
     """
     names = list(inspect.signature(stage).parameters)[1:]
     paths = [Path(argument) for argument in sys.argv[1:]]
     if len(paths) != len(names):
         sys.exit(f"usage: python stages/{stage.__name__}.py {' '.join(name.upper() for name in names)}")
+    start = start_record(paths)
     try:
-        stage(load_params(PARAMS_FILE), *paths)
+        params = load_params(PARAMS_FILE)
+        told = stage(params, *paths)
     except (InputError, OSError) as error:
         sys.exit(f"{stage.__name__}: {error}")
+    append_record(start, stage.__name__, params.model_dump(exclude={"device", "workers"}), told or {})

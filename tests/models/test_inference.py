@@ -27,6 +27,15 @@ def test_logits_follow_the_images_over_several_batches() -> None:
     torch.testing.assert_close(compute_logits(model, images), one_by_one.detach())
 
 
+def test_large_images_are_judged_a_few_at_once() -> None:
+    model = Classifier(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(1, 2)), CONFIG)
+    sizes: list[int] = []
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    images = np.random.default_rng(0).integers(0, 256, (13, 1, 512, 512), np.uint8)
+    assert compute_logits(model, images).shape == (13, 2)
+    assert sizes == [4, 4, 4, 1]
+
+
 def test_inference_is_in_eval_mode_and_leaves_the_mode_alone() -> None:
     model = make_model().train()
     images = np.full((3, 1, 2, 2), 200, np.uint8)

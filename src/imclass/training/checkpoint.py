@@ -125,24 +125,25 @@ def hold_checkpoints(root: Path, decisive: Mapping[str, Any], *, epochs: int) ->
                 signal.signal(number, handler)
 
 
-def resume(state: State, checkpoints: Checkpoints, *, extends: bool) -> None:
-    """Bring the state to where an earlier run was, and say so.
+def resume(state: State, checkpoints: Checkpoints, *, extends: bool) -> int:
+    """Bring the state to where an earlier run was, and say so -> how many epochs that had ended.
 
     Without one, a shorter training that differs in nothing else is gone on with where its schedule `extends` to more
     epochs, which a constant learning rate does.
     """
     if checkpoints.restore(state):
         print(f"going on after {len(state.history)} epochs and {state.step} batches of an earlier run")
-        return
+        return len(state.history)
     for shorter in checkpoints.list_shorter():
         if not extends:
             print(
                 "a shorter training is there, but the schedule of this one differs from the first step: starting anew"
             )
-            return
+            break
         if shorter.restore(state):
             print(f"going on after the {len(state.history)} epochs of a shorter training")
-            return
+            break
+    return len(state.history)
 
 
 def _fingerprint(decisive: Mapping[str, Any]) -> str:

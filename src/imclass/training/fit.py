@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from imclass.data.loader import Batch, ShuffledBatches, derive_seed
 from imclass.data.packed import Split
+from imclass.device import explain_out_of_memory
 from imclass.errors import InputError
 from imclass.models.classifier import Classifier
 from imclass.models.inference import compute_logits
@@ -51,13 +52,19 @@ def fit(
     """Train from where the state is to the end, and leave the model with the weights of the lowest validation loss.
 
     `schedule` gives the learning rate of each step, counted from 0 over all epochs. The state is saved after each
-    epoch, and after a step where `saver` says so. Raises DivergedError when the loss is no longer a number.
+    epoch, and after a step where `saver` says so. Raises DivergedError when the loss is no longer a number, and
+    InputError when memory does not suffice.
     """
     dataset = batches.dataset
     assert isinstance(dataset, ShuffledBatches)
     done = len(state.history) * len(dataset) + state.step
     total = epochs * len(dataset)
-    with tqdm(total=total, initial=done, unit="batch", unit_scale=True, disable=None) as progress:
+    size = dataset.batch_size
+    advice = f"try batch_size {size // 2}" if size > 1 else "try smaller images or a smaller network"
+    with (
+        explain_out_of_memory(f"batch_size {size}", f"{advice}; the checkpoint stays, for a run with more memory"),
+        tqdm(total=total, initial=done, unit="batch", unit_scale=True, disable=None) as progress,
+    ):
         for epoch in range(len(state.history), epochs):
             progress.set_description(f"epoch {epoch + 1}/{epochs}")
             dataset.start(epoch, first=state.step)
