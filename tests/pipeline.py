@@ -66,7 +66,7 @@ def append(file: Path, line: str) -> None:
 def read_outs(project: Path) -> dict[str, bytes]:
     """Content by path of every file that is or lies in an out of a stage."""
     stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values()
-    listed = [out for stage in stages for out in stage["outs"] + stage.get("metrics", [])]
+    listed = [out for stage in stages for kind in ("outs", "metrics") for out in stage.get(kind, [])]
     outs = [name for out in listed for name in ([out] if isinstance(out, str) else out)]
     files = [file for out in outs for file in [project / out, *(project / out).rglob("*")] if file.is_file()]
     return {file.relative_to(project).as_posix(): file.read_bytes() for file in files}
