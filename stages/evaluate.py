@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's li
 
 from imclass.data.packed import open_packed, read_names
 from imclass.device import make_deterministic, select_device
+from imclass.errors import InputError
 from imclass.evaluation.metrics import count_confusion, mean_log_loss, summarise, write_class_scores
 from imclass.evaluation.predictions import write_predictions
 from imclass.files import write_text
@@ -35,6 +36,8 @@ def evaluate(
     test = data.splits["test"]
     model = load_model(model_file).to(select_device(params.device)).to(memory_format=torch.channels_last)
     logits = compute_logits(model, test.images)
+    if not logits.isfinite().all():
+        raise InputError(f"{model_file}: expected finite logits for every test image, found others")
     probabilities = torch.softmax(logits, dim=1).numpy()
 
     confusion = count_confusion(test.labels, probabilities.argmax(axis=1), len(data.classes))

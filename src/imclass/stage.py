@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from imclass.errors import InputError
+from imclass.files import hold_lock
 from imclass.params import load_params
 
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it, in the folder of dvc.yaml
@@ -22,6 +23,7 @@ def run(stage: Callable[..., None]) -> None:
     if len(paths) != len(names):
         sys.exit(f"usage: python stages/{stage.__name__}.py {' '.join(name.upper() for name in names)}")
     try:
-        stage(load_params(PARAMS_FILE), *paths)
+        with hold_lock(Path(), "another stage here"):  # left running where DVC alone was killed
+            stage(load_params(PARAMS_FILE), *paths)
     except (InputError, OSError) as error:
         sys.exit(f"{stage.__name__}: {error}")

@@ -8,7 +8,9 @@ meta.json    classes, counts per split, fit of the pixels, their mean and standa
 
 import csv
 import hashlib
+import io
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -69,12 +71,17 @@ def write_packed(
     with write_whole(folder) as temporary:
         temporary.mkdir()
         images = np.lib.format.open_memmap(temporary / "images.npy", "w+", np.uint8, shape)
+        with (temporary / "images.npy").open("r+b") as file:
+            if hasattr(os, "posix_fallocate"):  # else a full disk ends the process without a word, by SIGBUS
+                os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
         for names, pixels in decoded:
             at = np.array([row_at[name] for name in names], np.int64)
             images[at] = pixels
             levels += _count_levels(pixels[at < counts["train"]])
         images.flush()
-        np.save(temporary / "labels.npy", np.array([label_at[label] for _, label, _ in rows], np.int64))
+        labels = io.BytesIO()  # numpy, given a file, does not say why it could not be written
+        np.save(labels, np.array([label_at[label] for _, label, _ in rows], np.int64))
+        (temporary / "labels.npy").write_bytes(labels.getvalue())
         with (temporary / "index.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("image", "label", "split"), *rows])
         mean, std = _measure(levels)
