@@ -115,7 +115,7 @@ def open_packed(folder: Path) -> Packed:
             damaged.append("meta.json")
         num_classes = len(packed.classes)
         num_levels = {len(packed.mean), len(packed.std)}
-    except (ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, EOFError, RecursionError) as error:
         raise InputError(f"{folder}: not a sound packed set: {error!r}") from None
     if images.dtype != np.uint8 or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
         found = f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}"
