@@ -26,7 +26,7 @@ from benchmarks.report import RESULTS, describe_machine
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS = {"all processes": "", "the stage": r"python stages/", "DVC": r"bin/dvc (repro|exp|queue)"}
 REPRO = "dvc repro"
-EXPERIMENT = "dvc exp run --force --name killed -S lr=0.1"
+EXPERIMENT = "dvc exp run --name killed -S lr=0.1"
 APPLY = "dvc exp apply killed"
 # A command, and what brings its result into the workspace. The worker of a queue runs in the background.
 COMMANDS = {
@@ -116,6 +116,7 @@ def kill_until_done(
         if queued:
             process.kill()  # the shell, which waits for an experiment that may never come
         project.wait_until_gone("exp exec-run" if queued else "" if target == "all processes" else TARGETS["DVC"])
+        process.wait()
     saved = project.count_saved_epochs()
     told = project.run(command)
     if saved and "'train'" in told and not queued:

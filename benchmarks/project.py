@@ -49,6 +49,8 @@ class Project:
             status: object = process.wait(PATIENCE)
         except subprocess.TimeoutExpired as error:
             status = error
+            process.kill()
+            process.wait()
         if status != 0:
             raise FaultError(f"{command}: {status}\n{self.output.read_text()}")
         return self.output.read_text()

@@ -24,24 +24,23 @@ def write_whole(path: Path) -> Iterator[Path]:
     The block creates the temporary path itself, as a file or as a folder of files. A folder already at `path` is
     replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    _remove(temporary)  # left behind by a killed run
-    try:
-        yield temporary
-        for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
-            _sync(file)
-        if temporary.is_dir():
-            _sync(temporary)
-            _remove(path)
-        temporary.replace(path)
-        _sync(path.parent)
-    except BaseException as error:
-        with suppress(OSError):  # what went wrong first is what to tell
-            _remove(temporary)
-        if isinstance(error, OSError):
-            raise _explain(error, path) from None
-        raise
+    with name_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)  # left behind by a killed run
+        try:
+            yield temporary
+            for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
+                _sync(file)
+            if temporary.is_dir():
+                _sync(temporary)
+                _remove(path)
+            temporary.replace(path)
+            _sync(path.parent)
+        except BaseException:
+            with suppress(OSError):  # what went wrong first is what to tell
+                _remove(temporary)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -71,11 +70,17 @@ def find_changed_rows(rows: Sequence[Sequence[str]]) -> list[int]:
 
 @contextmanager
 def name_in_errors(path: Path) -> Iterator[None]:
-    """Add the path to an OSError that has none, as those of reading and writing an open file."""
+    """Add the path to an OSError without one, as those of read and write are, and the free space where that ran out."""
     try:
         yield
     except OSError as error:
-        raise _explain(error, path) from None
+        if error.errno is None:
+            raise OSError(f"{path}: {error}") from None
+        reason = os.strerror(error.errno)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+            reason += f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB free)"
+        raise OSError(error.errno, reason, str(error.filename or path)) from None
 
 
 @contextmanager
@@ -108,17 +113,6 @@ def _checksum(rows: Sequence[Sequence[str]]) -> list[str]:
     """CRC-32 of each row's text, of its place and of the number of rows."""
     texts = ("\0".join([f"{at} of {len(rows)}", *row]) for at, row in enumerate(rows))
     return [f"{zlib.crc32(text.encode()):08x}" for text in texts]
-
-
-def _explain(error: OSError, path: Path) -> OSError:
-    """The same error with its path, and with the free space where that ran out."""
-    if error.errno is None:
-        return OSError(f"{error.filename or path}: {error}")
-    reason = os.strerror(error.errno)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        with suppress(OSError):
-            reason += f" ({shutil.disk_usage(path.parent).free / 1e6:,.1f} MB free)"
-    return OSError(error.errno, reason, str(error.filename or path))
 
 
 def _sync(path: Path) -> None:

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -70,15 +69,16 @@ def write_packed(
     levels = np.zeros((fit["channels"], 256), np.int64)
     with write_whole(folder) as temporary:
         temporary.mkdir()
-        images = np.lib.format.open_memmap(temporary / "images.npy", "w+", np.uint8, shape)
-        with (temporary / "images.npy").open("r+b") as file:
-            if hasattr(os, "posix_fallocate"):  # else a full disk ends the process without a word, by SIGBUS
-                os.posix_fallocate(file.fileno(), 0, file.seek(0, os.SEEK_END))
-        for names, pixels in decoded:
-            at = np.array([row_at[name] for name in names], np.int64)
-            images[at] = pixels
-            levels += _count_levels(pixels[at < counts["train"]])
-        images.flush()
+        # A memory map would keep the written pages in memory, and end the process where the disk is full.
+        with (temporary / "images.npy").open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+            first = file.tell()
+            for names, pixels in decoded:
+                at = np.array([row_at[name] for name in names], np.int64)
+                for row, image in zip(at.tolist(), np.ascontiguousarray(pixels), strict=True):
+                    file.seek(first + row * image.nbytes)
+                    file.write(image.data)
+                levels += _count_levels(pixels[at < counts["train"]])
         labels = io.BytesIO()  # numpy, given a file, does not say why it could not be written
         np.save(labels, np.array([label_at[label] for _, label, _ in rows], np.int64))
         (temporary / "labels.npy").write_bytes(labels.getvalue())
