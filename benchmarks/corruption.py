@@ -39,7 +39,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 
 def list_artifacts(project: Path) -> dict[str, Path]:
     """The files of a project that was run, by the name of their reader."""
-    checkpoint = max(project.glob(".checkpoints/*/*.safetensors"))
+    checkpoint = max(project.glob(".checkpoints/*/0*.safetensors"))
     return {name: checkpoint if name == "checkpoint" else project / name for name in READERS}
 
 

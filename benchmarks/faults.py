@@ -26,7 +26,9 @@ from benchmarks.report import RESULTS, describe_machine
 SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 TARGETS = {"all processes": "", "the stage": r"python stages/", "DVC": r"bin/dvc (repro|exp|queue)"}
 REPRO = "dvc repro"
-EXPERIMENT = "dvc exp run --name killed -S lr=0.1"
+# A kill just before the end leaves the experiment itself, whose name can then not be given again.
+FORGET = "git for-each-ref --format='%(refname)' 'refs/exps/*/*/killed' | xargs -r -n 1 git update-ref -d"
+EXPERIMENT = f"{FORGET}; dvc exp run --name killed -S lr=0.1"
 APPLY = "dvc exp apply killed"
 # A command, and what brings its result into the workspace. The worker of a queue runs in the background.
 COMMANDS = {

@@ -4,6 +4,7 @@ import errno
 import re
 import shlex
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,22 +29,20 @@ ERRORS = {
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the `when`-th `call` of a stage, counted from 1: an error, or 'SIGKILL'."""
+    """What happens at the `when`-th `call` of a stage on a file, counted from 1: an error, or 'SIGKILL'."""
 
     stage: str
     call: str
+    file: str
     when: int
     kind: str
 
 
-def trace(project: Project, stage: str, inject: str = "") -> tuple[int, str, list[str]]:
+def trace(project: Project, stage: str, *options: str) -> tuple[int, str, list[str]]:
     """Run a stage under strace -> its status, what it printed, the calls it made."""
     log = project.folder.with_suffix(".strace")
-    command = ["strace", "-f", "-qq", "-y", "-o", str(log), "-e", f"trace={','.join(ERRORS)}"]
-    if inject:
-        command += ["-e", f"inject={inject}"]
-    process = project.start(shlex.join([*command, *read_command(project.folder, stage)]))
-    status = process.wait()
+    command = ["strace", "-f", "-qq", "-y", "-o", str(log), "-e", f"trace={','.join(ERRORS)}", *options]
+    status = project.start(shlex.join([*command, *read_command(project.folder, stage)])).wait()
     return status, project.output.read_text(), log.read_text().splitlines()
 
 
@@ -53,20 +52,14 @@ def list_faults(project: Project, stage: str) -> Iterator[Fault]:
     status, output, calls = trace(project, stage)
     if status:
         raise FaultError(output)
-    made = dict.fromkeys(ERRORS, 0)
-    at: dict[tuple[str, str], list[int]] = {}  # of a call on a file: which of the calls of its kind these are
-    main = calls[-1].split()[0]
+    count: Counter[tuple[str, str]] = Counter()
     for line in calls:
-        process, _, rest = line.partition(" ")
-        call, _, arguments = rest.strip().partition("(")
-        if call in made and process == main:
-            made[call] += 1
-            file = re.search(r'<([^>]*)>|"([^"]*)"', arguments)
-            if file and OWN.search(file[0]) and " = -1 " not in arguments:
-                at.setdefault((call, file[0]), []).append(made[call])
-    for (call, _), whens in at.items():
-        for when in sorted({whens[0], whens[len(whens) // 2], whens[-1]}):  # thousands of writes make images.npy
-            yield from (Fault(stage, call, when, kind) for kind in ("SIGKILL", *ERRORS[call]))
+        found = re.match(r"""\d+ +(\w+)\((?:\d+<|")([^">]+)""", line)
+        if found and OWN.search(found[2]) and " = -1 " not in line:
+            count[found[1], found[2]] += 1
+    for (call, file), last in count.items():
+        for when in sorted({1, (last + 1) // 2, last}):  # thousands of writes make images.npy
+            yield from (Fault(stage, call, file, when, kind) for kind in ("SIGKILL", *ERRORS[call]))
 
 
 def survive(project: Project, fault: Fault, expected: dict[str, bytes]) -> bool:
@@ -74,9 +67,10 @@ def survive(project: Project, fault: Fault, expected: dict[str, bytes]) -> bool:
     if fault.stage == "train":
         shutil.rmtree(project.folder / ".checkpoints", ignore_errors=True)
     action = "signal=SIGKILL" if fault.kind == "SIGKILL" else f"error={fault.kind}"
-    status, output, calls = trace(project, fault.stage, f"{fault.call}:{action}:when={fault.when}")
-    met = [line for line in calls if "(INJECTED)" in line]
-    if fault.kind != "SIGKILL" and not (met and OWN.search(met[0])):
+    inject = f"inject={fault.call}:{action}:when={fault.when}"
+    status, output, calls = trace(project, fault.stage, "-P", fault.file, "-e", inject)
+    met = any("(INJECTED)" in line for line in calls)
+    if not met and status == 0:
         return False
     if status == 0:
         raise FaultError(f"done, in spite of {fault}")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.corruption import READERS, damage, list_artifacts, list_attacks, refuse
-from benchmarks.faults import REPRO, kill_until_done
-from benchmarks.injection import Fault, list_faults, survive
+from benchmarks.faults import kill_until_done
+from benchmarks.injection import list_faults, survive
 from benchmarks.programs import read_command
 from benchmarks.project import Project, prepare_projects
 
@@ -31,40 +31,47 @@ def after(projects: tuple[Project, Project], tmp_path: Path) -> Iterator[Project
     project.kill("")
 
 
+def read_trained(project: Project) -> dict[str, bytes]:
+    """What `dvc repro train` makes."""
+    names = ("data/", "models/model.safetensors", "reports/history.csv")
+    return {name: content for name, content in project.read_outs().items() if name.startswith(names)}
+
+
 def test_killed_at_random_moments(projects: tuple[Project, Project], tmp_path: Path) -> None:
     project = projects[0].copy(tmp_path / "project")
-    kills = list(kill_until_done(project, REPRO, random.Random(1), most=4, window=5))
+    kills = list(kill_until_done(project, "dvc repro train", random.Random(1), most=3, window=5))
     assert len(kills) >= 2
-    project.check(projects[1].read_outs())
+    assert read_trained(project) == read_trained(projects[1])
 
 
-def test_dvc_alone_is_killed_and_its_stage_lives_on(after: Project) -> None:
-    """The next run waits for what the last one left running, and no bytes of the two are mixed."""
+def test_two_at_once_without_a_home_and_with_files_from_the_future(
+    projects: tuple[Project, Project], tmp_path: Path
+) -> None:
+    project = projects[0].copy(tmp_path / "project")
+    project.run("find . -path ./.git -prune -o -exec touch -d '2 days' {} +")
+    project.run("umask 077; unset HOME; dvc repro train & dvc repro train; wait; dvc repro train")
+    assert read_trained(project) == read_trained(projects[1])
+
+
+def test_stage_that_was_left_running_is_waited_for(after: Project) -> None:
+    """As where DVC alone was killed: the bytes of two runs of a stage are never mixed."""
     expected = after.read_outs()
-    (after.folder / "data/annotations.csv").unlink()
-    shutil.rmtree(after.folder / "data/packed")
     command = shlex.join(read_command(after.folder, "prepare"))
-    left = after.start(f"exec {command}")
+    left = after.start(command)
     again = subprocess.run(command, shell=True, cwd=after.folder, capture_output=True, text=True, check=True)
     assert left.wait() == 0
     assert "waiting for it" in again.stderr + after.output.read_text()
-    after.run(REPRO)
     after.check(expected)
 
 
 @needs_strace
-@pytest.mark.parametrize(("stage", "most"), [("prepare", 3), ("build", 3), ("train", 2)])
+@pytest.mark.parametrize(("stage", "most"), [("prepare", 2), ("build", 1), ("train", 1)])
 def test_failing_system_calls(stage: str, most: int, after: Project) -> None:
     expected = after.read_outs()
     faults = list(list_faults(after, stage))
     assert {fault.kind for fault in faults} >= {"SIGKILL", "ENOSPC", "EIO"}
     for fault in random.Random(0).sample(faults, most):
         assert survive(after, fault, expected), fault
-
-
-@needs_strace
-def test_full_disk_is_told_with_its_free_space_also_where_images_are_mapped(after: Project) -> None:
-    assert survive(after, Fault("build", "fallocate", 1, "ENOSPC"), after.read_outs())
 
 
 @pytest.mark.parametrize("name", READERS)
@@ -74,21 +81,3 @@ def test_damaged_and_hostile_files_are_refused_by_name(name: str, after: Project
     for content in (*(damage(sound, chance) for _ in range(10)), *list_attacks(canary)):
         refuse(name, path, content)
         assert not canary.exists(), "code from the file was run"
-
-
-@pytest.mark.parametrize(
-    "command",
-    [
-        "umask 077 && env -u HOME dvc repro train",
-        "find . -path ./.git -prune -o -exec touch -d '2 days' {} + && dvc repro train",
-        "dvc repro train & dvc repro train; wait; dvc repro train",
-    ],
-    ids=["no-home", "files-from-the-future", "two-at-once"],
-)
-def test_unusual_surroundings(command: str, projects: tuple[Project, Project], tmp_path: Path) -> None:
-    project = projects[0].copy(tmp_path / "project")
-    project.run(command)
-    found = project.read_outs()
-    assert "models/model.safetensors" in found
-    made = {name for name in found if name.startswith(("data/", "models/")) or name == "reports/history.csv"}
-    assert {name: found[name] for name in made} == {name: projects[1].read_outs()[name] for name in made}
