@@ -13,7 +13,8 @@ from benchmarks.corruption import READERS, damage, list_artifacts, list_attacks,
 from benchmarks.faults import kill_until_done
 from benchmarks.injection import list_faults, survive
 from benchmarks.programs import read_command
-from benchmarks.project import Project, prepare_projects
+from benchmarks.project import FaultError, Project, prepare_projects
+from imclass.models.modelfile import load_model, save_model
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -62,6 +63,16 @@ def test_stage_that_was_left_running_is_waited_for(after: Project) -> None:
     assert left.wait() == 0
     assert "waiting for it" in again.stderr + after.output.read_text()
     after.check(expected)
+
+
+def test_logits_that_are_not_numbers_are_refused(after: Project) -> None:
+    path = after.folder / "models/model.safetensors"
+    model = load_model(path)
+    for parameter in model.parameters():
+        parameter.data *= 1e30
+    save_model(model, path)
+    with pytest.raises(FaultError, match=r"evaluate: models/model\.safetensors: expected finite logits"):
+        after.run(shlex.join(read_command(after.folder, "evaluate")))
 
 
 @needs_strace
