@@ -3,7 +3,7 @@
 import random
 import shlex
 import shutil
-import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from benchmarks.faults import kill_until_done
 from benchmarks.injection import list_faults, survive
 from benchmarks.programs import read_command
 from benchmarks.project import FaultError, Project, prepare_projects
+from imclass.files import hold_lock
 from imclass.models.modelfile import load_model, save_model
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
@@ -57,11 +58,12 @@ def test_two_at_once_without_a_home_and_with_files_from_the_future(
 def test_stage_that_was_left_running_is_waited_for(after: Project) -> None:
     """As where DVC alone was killed: the bytes of two runs of a stage are never mixed."""
     expected = after.read_outs()
-    command = shlex.join(read_command(after.folder, "prepare"))
-    left = after.start(command)
-    again = subprocess.run(command, shell=True, cwd=after.folder, capture_output=True, text=True, check=True)
-    assert left.wait() == 0
-    assert "waiting for it" in again.stderr + after.output.read_text()
+    with hold_lock(after.folder, "the test"):
+        stage = after.start(shlex.join(read_command(after.folder, "prepare")))
+        while "waiting for it" not in after.output.read_text():
+            assert stage.poll() is None, "it ran beside another"
+            time.sleep(0.05)
+    assert stage.wait() == 0
     after.check(expected)
 
 
