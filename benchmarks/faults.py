@@ -57,10 +57,6 @@ SURROUNDINGS = {
     "all files from two days ahead": "dvc repro; find . -path ./.git -prune -o -exec touch -d '2 days' {} +; dvc repro",
     "two at once": "dvc repro & dvc repro; wait; dvc repro",
 }
-# A place where nothing can be written: how to make it so, what is told, how to undo it.
-PLACES = {
-    "data on a full disk": ("mount -t tmpfs -o size=300k none data", r"build: \\[Errno 28\\].*MB free", "umount data"),
-}
 Line = tuple[str, int, list[str]]  # what was done, how often, and what broke
 
 
