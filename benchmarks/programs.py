@@ -55,7 +55,7 @@ def run_timed(command: Sequence[str], folder: Path) -> float:
 
 def run(command: Sequence[str], folder: Path) -> str:
     """What a program prints that runs in `folder`."""
-    done = subprocess.run(command, cwd=folder, env=_make_environment(), capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=make_environment(), capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"{shlex.join(command)}: status {done.returncode}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -66,7 +66,7 @@ def run_watched(command: Sequence[str], folder: Path) -> Usage:
     start = time.perf_counter()
     own_peak = total_peak = 0.0
     with (folder / "output.tmp").open("w+") as output:
-        process = subprocess.Popen(command, cwd=folder, env=_make_environment(), stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=folder, env=make_environment(), stdout=output, stderr=output)
         for poll in itertools.count():
             if process.poll() is not None:
                 break
@@ -116,18 +116,18 @@ def read_command(project: Path, stage: str) -> list[str]:
     return [sys.executable, *arguments]
 
 
+def make_environment() -> dict[str, str]:
+    """This Python's tools first, and no look for updates by DVC."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "CI": "1", "DVC_NO_ANALYTICS": "1"}
+
+
 def _merge(params: Any, changes: Mapping[str, Any]) -> None:
     for key, value in changes.items():
         if isinstance(value, Mapping):
             _merge(params[key], value)
         else:
             params[key] = value
-
-
-def _make_environment() -> dict[str, str]:
-    """This Python's tools first, and no look for updates by DVC."""
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    return {**os.environ, "PATH": path, "CI": "1", "DVC_NO_ANALYTICS": "1"}
 
 
 def _list_family(pid: int) -> list[int]:

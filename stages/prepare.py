@@ -1,4 +1,4 @@
-"""source of images -> annotations.csv: image,label,split,group,sha256."""
+"""source of images -> annotations.csv: image,label,split,group,sha256,check."""
 
 import hashlib
 import sys

@@ -1,9 +1,12 @@
+import errno
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from imclass.files import write_text, write_whole
+from imclass.files import hold_lock, write_text, write_whole
 
 
 def list_tree(folder: Path) -> list[str]:
@@ -103,6 +106,27 @@ def test_failed_sync_is_not_taken_for_done(tmp_path: Path, monkeypatch: pytest.M
         writing.__exit__(None, None, None)
     assert (tmp_path / "file").read_bytes() == b"old"
     assert list_tree(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("as_folder", [False, True])
+def test_error_tells_path_and_free_space(tmp_path: Path, as_folder: bool) -> None:
+    with pytest.raises(OSError, match=r"No space left on device \([\d,.]+ MB free\): '.*/out'") as caught:
+        write_half_and_fail(tmp_path / "out", OSError(errno.ENOSPC, "No space left on device"), as_folder=as_folder)
+    assert caught.value.errno == errno.ENOSPC
+    with pytest.raises(OSError, match=r"Input/output error: 'other'"):
+        write_half_and_fail(tmp_path / "out", OSError(errno.EIO, "Input/output error", "other"), as_folder=as_folder)
+    with pytest.raises(OSError, match=r"/out: encoder error"):
+        write_half_and_fail(tmp_path / "out", OSError("encoder error"), as_folder=as_folder)
+
+
+def test_lock_is_waited_for_and_let_go(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    code = "import sys, pathlib, imclass.files as f\nwith f.hold_lock(pathlib.Path(sys.argv[1]), 'a run'): pass"
+    with hold_lock(tmp_path, "a run"):
+        waiting = subprocess.Popen([sys.executable, "-c", code, tmp_path])
+        with pytest.raises(subprocess.TimeoutExpired):
+            waiting.wait(1)
+    assert waiting.wait(60) == 0
+    assert "a run runs in another process: waiting for it" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("left_as_folder", [False, True])

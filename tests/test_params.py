@@ -140,6 +140,7 @@ def test_missing_key_is_told(tmp_path: Path, key: str) -> None:
         ("seed", "seed: 0.0"),
         ("seed", "seed: true"),
         ("epochs", "epochs: 0"),
+        ("epochs", f"epochs: {10**18}"),
         ("batch_size", f"batch_size: {10**30}"),
         ("lr", "lr: .nan"),
         ("lr", "lr: .inf"),
@@ -196,6 +197,24 @@ def test_fractions_leave_images_to_train_on(tmp_path: Path) -> None:
 def test_mean_and_std_fit_the_channels(tmp_path: Path, mean: str, std: str, problem: str) -> None:
     changes = [("channels", "channels: 1"), ("mean", f"mean: {mean}"), ("std", f"std: {std}")]
     assert problem in find_problems(write_params(tmp_path, *changes))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "instead"),
+    [
+        ("mlp", "model.mlp.hidden", ("hidden", "hidden: [512, 40000, 40000]")),
+        ("cnn", "model.cnn.widths", ("widths", "widths: [30000, 65536]")),
+    ],
+)
+def test_network_that_would_fill_the_memory_is_told(
+    tmp_path: Path, name: str, key: str, instead: tuple[str, str]
+) -> None:
+    text = COMMITTED.read_text().replace("name: cnn", f"name: {name}")
+    text = re.sub(rf"( +){instead[0]}:\n( +- \d+\n)+", rf"\1{instead[1]}\n", text)
+    (tmp_path / "params.yaml").write_text(text)
+    assert f"  {key}: expected at most 1,073,741,824 weights between two layers, found " in find_problems(
+        tmp_path / "params.yaml"
+    )
 
 
 def test_given_mean_and_std_are_kept(tmp_path: Path) -> None:

@@ -1,14 +1,20 @@
 """Whole-or-nothing writes: a file or folder stands complete under its name, or not at all."""
 
 import csv
+import errno
+import fcntl
 import hashlib
 import io
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import sys
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+CHECK = "check"  # the last column of a table that a later stage reads
 
 
 @contextmanager
@@ -18,21 +24,23 @@ def write_whole(path: Path) -> Iterator[Path]:
     The block creates the temporary path itself, as a file or as a folder of files. A folder already at `path` is
     replaced.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
-    _remove(temporary)  # left behind by a killed run
-    try:
-        yield temporary
-        for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
-            _sync(file)
-        if temporary.is_dir():
-            _sync(temporary)
-            _remove(path)
-        temporary.replace(path)
-        _sync(path.parent)
-    except BaseException:
-        _remove(temporary)
-        raise
+    with name_in_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _remove(temporary)  # left behind by a killed run
+        try:
+            yield temporary
+            for file in temporary.iterdir() if temporary.is_dir() else [temporary]:
+                _sync(file)
+            if temporary.is_dir():
+                _sync(temporary)
+                _remove(path)
+            temporary.replace(path)
+            _sync(path.parent)
+        except BaseException:
+            with suppress(OSError):  # what went wrong first is what to tell
+                _remove(temporary)
+            raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -48,10 +56,63 @@ def write_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]])
     write_text(path, text.getvalue())
 
 
+def write_checked_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Write a CSV table with a column `check` at the end, by which `find_changed_rows` sees any later change."""
+    texts = [[str(value) for value in row] for row in rows]
+    write_rows(path, [*header, CHECK], ([*row, check] for row, check in zip(texts, _checksum(texts), strict=True)))
+
+
+def find_changed_rows(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Positions of the rows, their check at the end, that are not as they were written; all where one is missing."""
+    checks = _checksum([row[:-1] for row in rows])
+    return [at for at, (row, check) in enumerate(zip(rows, checks, strict=True)) if row[-1] != check]
+
+
+@contextmanager
+def name_in_errors(path: Path) -> Iterator[None]:
+    """Add the path to an OSError without one, as those of read and write are, and the free space where that ran out."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise OSError(f"{path}: {error}") from None
+        reason = os.strerror(error.errno)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            folder = next(folder for folder in path.absolute().parents if folder.is_dir())
+            reason += f" ({shutil.disk_usage(folder).free / 1e6:,.1f} MB free)"
+        raise OSError(error.errno, reason, str(error.filename or path)) from None
+
+
+@contextmanager
+def hold_lock(path: Path, what: str) -> Iterator[None]:
+    """Hold a file or folder, which any number may read: wait until no other process holds it, and say so.
+
+    The system lets go of it however this process ends.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"{what} runs in another process: waiting for it", file=sys.stderr)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def hash_file(path: Path) -> str:
     """The sha256 of a file's content, in hexadecimal."""
-    with path.open("rb") as file:
+    with name_in_errors(path), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _checksum(rows: Sequence[Sequence[str]]) -> list[str]:
+    """CRC-32 of each row's text, of its place and of the number of rows."""
+    texts = ("\0".join([f"{at} of {len(rows)}", *row]) for at, row in enumerate(rows))
+    return [f"{zlib.crc32(text.encode()):08x}" for text in texts]
 
 
 def _sync(path: Path) -> None:

@@ -6,6 +6,7 @@ scalars by the core schema of YAML 1.2, so that both see the same values.
 
 import difflib
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,9 +18,10 @@ from imclass.errors import InputError, list_problems
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Size = Annotated[int, Field(ge=1, le=4096)]
 Width = Annotated[int, Field(ge=1, le=65536)]
-WHERE_KEYS = frozenset({"device", "workers"})  # say where a run happens, and rerun nothing
-
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=3)]
+
+WHERE_KEYS = frozenset({"device", "workers"})  # say where a run happens, and rerun nothing
+MAX_WEIGHTS = 2**30  # between two layers: 4 GB
 
 
 class Section(BaseModel):
@@ -102,7 +104,7 @@ class Params(Section):
     """Everything in params.yaml. `device` and `workers` say where a run happens, all others what it is."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
-    epochs: Annotated[int, Field(ge=1)]
+    epochs: Annotated[int, Field(ge=1, le=1_000_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)]
     lr: Annotated[float, Field(gt=0)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
@@ -131,6 +133,14 @@ class Params(Section):
         most = side.bit_length() - 2  # each width halves the image once more, after the first layer
         if self.model.name == "cnn" and len(self.model.cnn.widths) > most:
             raise ValueError(f"model.cnn.widths: expected at most {max(most, 0)} for images of {side} pixels a side")
+        pixels = self.build.channels * self.build.height * self.build.width
+        key, widths = {
+            "mlp": ("model.mlp.hidden", [pixels, *self.model.mlp.hidden]),
+            "cnn": ("model.cnn.widths", [3 * width for width in self.model.cnn.widths]),  # 3 x 3 for each pair
+        }[self.model.name]
+        largest = max((before * after for before, after in pairwise(widths)), default=0)
+        if largest > MAX_WEIGHTS:
+            raise ValueError(f"{key}: expected at most {MAX_WEIGHTS:,} weights between two layers, found {largest:,}")
         return self
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from imclass.errors import InputError
+from imclass.files import hold_lock
 from imclass.params import load_params
 from imclass.record import append_record, start_record
 
@@ -26,8 +27,9 @@ def run(stage: Callable[..., Mapping[str, Any] | None]) -> None:
         sys.exit(f"usage: python stages/{stage.__name__}.py {' '.join(name.upper() for name in names)}")
     start = start_record(paths)
     try:
-        params = load_params(PARAMS_FILE)
-        told = stage(params, *paths)
+        with hold_lock(Path(), "another stage here"):  # left running where DVC alone was killed
+            params = load_params(PARAMS_FILE)
+            told = stage(params, *paths)
     except (InputError, OSError) as error:
         sys.exit(f"{stage.__name__}: {error}")
     append_record(start, stage.__name__, params.model_dump(exclude={"device", "workers"}), told or {})

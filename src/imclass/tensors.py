@@ -40,10 +40,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            ours = isinstance(metadata, dict) and isinstance(metadata.get("record"), dict)
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if ours else {}  # noqa: SIM118
     except (SafetensorError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a safetensors file: {error}") from None
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("record"), dict):
+    if not ours:
         raise InputError(f"{path}: expected a file written by imclass, found another")
     record = metadata["record"]
     if metadata.get("sha256") != _hash(record, tensors):

@@ -1,5 +1,6 @@
 import csv
 import os
+import re
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -209,10 +210,32 @@ def test_any_bytes_give_a_table_of_text_or_one_input_error(content: bytes) -> No
 def test_file_is_plain_csv_with_the_splits_in_order(tmp_path: Path) -> None:
     parts = [make_table(["t", "u"], "test"), make_table(["v"], "val"), make_table(["w", "x"], "train")]
     write_annotations(pd.concat(parts).assign(sha256="0"), tmp_path / "a.csv")
-    assert (tmp_path / "a.csv").read_bytes() == (
-        b"image,label,split,group,sha256\n"
-        b"000000.png,w,train,,0\n000001.png,x,train,,0\n000000.png,v,val,,0\n000000.png,t,test,,0\n000001.png,u,test,,0\n"
+    assert re.sub(rb",[0-9a-f]{8}\n", b",CHECK\n", (tmp_path / "a.csv").read_bytes()) == (
+        b"image,label,split,group,sha256,check\n000000.png,w,train,,0,CHECK\n000001.png,x,train,,0,CHECK\n"
+        b"000000.png,v,val,,0,CHECK\n000000.png,t,test,,0,CHECK\n000001.png,u,test,,0,CHECK\n"
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "lines"),
+    [
+        (lambda lines: [lines[0], lines[1].replace("cat", "car"), *lines[2:]], "2"),
+        (lambda lines: [*lines[:2], lines[2].replace("train", "test"), lines[3]], "3"),
+        (lambda lines: [lines[0], lines[2], lines[1], lines[3]], "23"),
+        (lambda lines: lines[:3], "23"),
+        (lambda lines: [*lines, lines[3]], "2345"),
+    ],
+    ids=["label", "split", "order", "cut", "longer"],
+)
+def test_rows_changed_since_prepare_are_named(
+    tmp_path: Path, change: Callable[[list[str]], list[str]], lines: str
+) -> None:
+    path = tmp_path / "a.csv"
+    write_annotations(make_table(["cat", "dog", "cat"]), path)
+    path.write_text("".join(change(path.read_text().splitlines(keepends=True))))
+    with pytest.raises(InputError, match="a.csv: changed since prepare wrote it") as caught:
+        read_annotations(path)
+    assert re.findall(r"\n  line (\d+): ", str(caught.value)) == list(lines)
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n", "\r"])
@@ -324,9 +347,9 @@ def test_label_with_a_carriage_return_is_told(tmp_path: Path, write_source: Writ
 @pytest.mark.parametrize(
     "content",
     [
-        "image,label,split,group\n1.png,a,train,\n",
-        "image,label,split,group,sha256\n1.png,a,,,0\n",
-        "image,label,split,group,sha256\n1.png,a,other,,0\n",
+        "image,label,split,group,sha256\n1.png,a,train,,0\n",
+        "image,label,split,group,sha256,check\n1.png,a,,,0,\n",
+        "image,label,split,group,sha256,check\n1.png,a,other,,0,\n",
     ],
 )
 def test_file_that_prepare_did_not_write_is_refused(tmp_path: Path, content: str) -> None:

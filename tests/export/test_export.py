@@ -57,7 +57,7 @@ def test_metadata_tells_classes_and_input(tmp_path: Path) -> None:
     save_onnx(program, model, tmp_path / "m.onnx")
     save_program(program, model, tmp_path / "m.pt2")
     proto = onnx.load(tmp_path / "m.onnx")
-    assert [entry.key for entry in proto.metadata_props] == ["imclass"]
+    assert [entry.key for entry in proto.metadata_props] == ["imclass", "sha256"]
     extra = {"imclass": ""}
     torch.export.load(tmp_path / "m.pt2", extra_files=extra)
     expected = {"classes": model.config.classes, "fit": model.config.fit}

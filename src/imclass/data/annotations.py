@@ -14,7 +14,7 @@ import pandas as pd
 
 from imclass.data.source import list_files, read_files
 from imclass.errors import InputError, list_problems
-from imclass.files import write_text
+from imclass.files import CHECK, find_changed_rows, name_in_errors, write_checked_rows
 
 SPLITS = ("train", "val", "test")
 COLUMNS = ("image", "label", "split", "group", "sha256")
@@ -65,28 +65,35 @@ def read_table(where: str, content: bytes) -> pd.DataFrame:
     problems = [f"line {line}: no {column}" for column in REQUIRED for line in table.index[table[column] == ""]]
     if problems:
         raise InputError(f"{where}: lines without image or label\n{list_problems(problems)}")
-    unused = [column for column in header if column not in COLUMNS]
+    unused = [column for column in header if column not in (*COLUMNS, CHECK)]
     if unused:
         print(f"{where}: columns not used: {', '.join(unused)}")
-    return table[[column for column in COLUMNS if column in header]]
+    return table[[column for column in (*COLUMNS, CHECK) if column in header]]
 
 
 def write_annotations(table: pd.DataFrame, path: Path) -> None:
     """Write the table, split by split and sorted by name, whole or not at all."""
     order = table.split.map(SPLITS.index)
     table = table.assign(order=order).sort_values(["order", "image"])
-    write_text(path, table[list(COLUMNS)].to_csv(index=False, lineterminator="\n"))
+    write_checked_rows(path, COLUMNS, table[list(COLUMNS)].itertuples(index=False))
 
 
 def read_annotations(path: Path) -> pd.DataFrame:
     """Read what `write_annotations` wrote.
 
-    Raises InputError where the file is not such a table.
+    Raises InputError where the file is not such a table, or has changed since.
     """
-    table = read_table(str(path), path.read_bytes())
-    if tuple(table.columns) != COLUMNS or not table.split.isin(SPLITS).all():
-        raise InputError(f"{path}: expected columns {','.join(COLUMNS)} and a known split in each row")
-    return table.reset_index(drop=True)
+    with name_in_errors(path):
+        content = path.read_bytes()
+    table = read_table(str(path), content)
+    if tuple(table.columns) != (*COLUMNS, CHECK) or not table.split.isin(SPLITS).all():
+        raise InputError(f"{path}: expected columns {','.join([*COLUMNS, CHECK])} and a known split in each row")
+    if changed := find_changed_rows(table.values.tolist()):
+        lines = [f"line {table.index[at]}: {table.image.iloc[at]!r}" for at in changed]
+        raise InputError(
+            f"{path}: changed since prepare wrote it; labels and splits belong in the source\n{list_problems(lines)}"
+        )
+    return table[list(COLUMNS)].reset_index(drop=True)
 
 
 def _find_root(names: list[str]) -> str:

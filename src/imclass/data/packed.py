@@ -8,6 +8,7 @@ meta.json    classes, counts per split, fit of the pixels, their mean and standa
 
 import csv
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -78,14 +79,16 @@ def write_packed(
                     file.seek(first + row * image.nbytes)
                     file.write(image.data)
                 levels += _count_levels(pixels[at < counts["train"]])
-        np.save(temporary / "labels.npy", np.array([label_at[label] for _, label, _ in rows], np.int64))
+        labels = io.BytesIO()  # numpy, given a file, does not say why it could not be written
+        np.save(labels, np.array([label_at[label] for _, label, _ in rows], np.int64))
+        (temporary / "labels.npy").write_bytes(labels.getvalue())
         with (temporary / "index.csv").open("w", encoding="utf-8", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([("image", "label", "split"), *rows])
         mean, std = _measure(levels)
         hashes = {name: hash_file(temporary / name) for name in HASHED_FILES}
         meta = {"classes": classes, "fit": fit, "mean": mean, "sha256": hashes, "splits": counts, "std": std}
         meta["fingerprint"] = _hash_meta(meta)
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        (temporary / "meta.json").write_text(_to_text(meta), "utf-8")
 
 
 def open_packed(folder: Path) -> Packed:
@@ -93,10 +96,12 @@ def open_packed(folder: Path) -> Packed:
     if missing := [name for name in FILES if not (folder / name).is_file()]:
         raise InputError(f"{folder}: expected a packed set, found no {', '.join(missing)}")
     try:
-        meta = json.loads((folder / "meta.json").read_text("utf-8"))
+        text = (folder / "meta.json").read_text("utf-8")
+        meta = json.loads(text)
         # Mode "c" (copy on write) gives arrays that torch takes without a warning.
-        images = np.load(folder / "images.npy", mmap_mode="c", allow_pickle=False)
-        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        images = np.lib.format.open_memmap(folder / "images.npy", mode="c")
+        with (folder / "labels.npy").open("rb") as file:
+            labels = np.lib.format.read_array(file, allow_pickle=False)
         shape = (sum(meta["splits"].values()), *(meta["fit"][key] for key in ("channels", "height", "width")))
         packed = Packed(
             folder,
@@ -108,11 +113,13 @@ def open_packed(folder: Path) -> Packed:
             meta["fingerprint"],
         )
         damaged = [name for name in HASHED_FILES if meta["sha256"][name] != hash_file(folder / name)]
-        if meta["fingerprint"] != _hash_meta(meta):
+        if meta["fingerprint"] != _hash_meta(meta) or text != _to_text(meta):
             damaged.append("meta.json")
         num_classes = len(packed.classes)
         num_levels = {len(packed.mean), len(packed.std)}
-    except (ValueError, LookupError, TypeError, AttributeError, EOFError) as error:
+    except (ArithmeticError, AttributeError, EOFError, LookupError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}: not a sound packed set: {error!r}") from None
+    except (MemoryError, RecursionError) as error:  # what a header asks for
         raise InputError(f"{folder}: not a sound packed set: {error!r}") from None
     if images.dtype != np.uint8 or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
         found = f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}"
@@ -138,6 +145,10 @@ def _cut(images: np.ndarray, labels: np.ndarray, counts: dict[str, int]) -> dict
         splits[split] = Split(images[start : start + count], labels[start : start + count])
         start += count
     return splits
+
+
+def _to_text(meta: dict[str, Any]) -> str:
+    return json.dumps(meta, indent=2, ensure_ascii=False) + "\n"
 
 
 def _hash_meta(meta: dict[str, Any]) -> str:

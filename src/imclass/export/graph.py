@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from imclass.export.seal import seal_onnx, seal_zip
 from imclass.files import write_whole
 from imclass.models.classifier import Classifier
 
@@ -53,7 +54,7 @@ def save_program(program: ExportedProgram, model: Classifier, path: Path) -> Non
     archive = io.BytesIO()  # not a file: the archive would hold the stem of the temporary name
     torch.export.save(program, archive, extra_files={METADATA_KEY: _describe(model)})
     with write_whole(path) as temporary:
-        temporary.write_bytes(archive.getvalue())
+        temporary.write_bytes(seal_zip(archive.getvalue()))
 
 
 def save_onnx(program: ExportedProgram, model: Classifier, path: Path) -> None:
@@ -71,7 +72,7 @@ def save_onnx(program: ExportedProgram, model: Classifier, path: Path) -> None:
     onnx.helper.set_model_props(proto, {METADATA_KEY: _describe(model)})
     onnx.checker.check_model(proto)
     with write_whole(path) as temporary:
-        temporary.write_bytes(proto.SerializeToString(deterministic=True))
+        temporary.write_bytes(seal_onnx(proto.SerializeToString(deterministic=True)))
 
 
 def _describe(model: Classifier) -> str:

@@ -1,5 +1,6 @@
 """Exported files + real images -> how far their probabilities are from the model's."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 
 from imclass.errors import InputError
+from imclass.export.seal import read_sealed
 
 BATCH_IMAGES = 256
 
@@ -21,19 +23,30 @@ class Parity:
 
 
 def run_onnx(path: Path, images: UInt8[np.ndarray, "n c h w"], *, threads: int) -> Float[np.ndarray, "n classes"]:
-    """Probabilities by ONNX Runtime, on the CPU."""
+    """Probabilities by ONNX Runtime, on the CPU.
+
+    Raises InputError where the file is damaged, or keeps weights in other files.
+    """
+    import onnx
     import onnxruntime
 
+    content = read_sealed(path)
+    tensors = onnx.external_data_helper._get_all_tensors(onnx.load_model_from_string(content))
+    if outside := [tensor.name for tensor in tensors if onnx.external_data_helper.uses_external_data(tensor)]:
+        raise InputError(f"{path}: expected all weights inside, found {outside[0]!r} in another file")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return np.concatenate([session.run(None, {name: np.asarray(batch)})[0] for batch in _cut(images)])
 
 
 def run_program(path: Path, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n classes"]:
-    """Probabilities by the torch.export program, on the CPU."""
-    program = torch.export.load(path).module()
+    """Probabilities by the torch.export program, on the CPU.
+
+    Raises InputError where the file is damaged: PyTorch runs code that a foreign one may hold.
+    """
+    program = torch.export.load(io.BytesIO(read_sealed(path))).module()
     with torch.inference_mode():
         return torch.cat([program(torch.from_numpy(batch)) for batch in _cut(images)]).numpy()
 

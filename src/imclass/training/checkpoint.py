@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from imclass.errors import InputError
+from imclass.files import name_in_errors
 from imclass.tensors import read_tensors, write_tensors
 from imclass.training.history import Epoch
 from imclass.training.state import State
@@ -108,7 +109,8 @@ def hold_checkpoints(root: Path, decisive: Mapping[str, Any], *, epochs: int) ->
     until all fit into 4 GiB; never held ones.
     """
     folder = root / f"{_fingerprint(decisive)}-{epochs}"
-    folder.mkdir(parents=True, exist_ok=True)
+    with name_in_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

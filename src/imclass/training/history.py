@@ -6,7 +6,7 @@ from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from imclass.errors import InputError
-from imclass.files import write_rows
+from imclass.files import CHECK, find_changed_rows, name_in_errors, write_checked_rows
 
 
 @dataclass(frozen=True)
@@ -35,16 +35,18 @@ def find_best(history: Sequence[Epoch]) -> Epoch:
 
 def write_history(history: list[Epoch], path: Path) -> None:
     """Write all epochs, whole or not at all."""
-    write_rows(path, COLUMNS, map(astuple, history))
+    write_checked_rows(path, COLUMNS, map(astuple, history))
 
 
 def read_history(path: Path) -> list[Epoch]:
-    """Read what `write_history` wrote. Raises InputError where the file is not such a table."""
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.reader(file))
+    """Read what `write_history` wrote. Raises InputError where the file is not such a table, or has changed since."""
     try:
-        if len(rows) < 2 or rows[0] != COLUMNS:
-            raise ValueError(f"expected columns {','.join(COLUMNS)} and at least one epoch")
-        return [Epoch(int(row[0]), *map(float, row[1:])) for row in rows[1:]]
-    except (ValueError, TypeError, IndexError) as error:
+        with name_in_errors(path), path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        if not rows or header != [*COLUMNS, CHECK]:
+            raise ValueError(f"expected columns {','.join([*COLUMNS, CHECK])} and at least one epoch")
+        if changed := find_changed_rows(rows):
+            raise ValueError(f"damaged since train wrote it, at line {changed[0] + 2}")
+        return [Epoch(int(row[0]), *map(float, row[1:-1])) for row in rows]
+    except (ValueError, TypeError, IndexError, csv.Error) as error:
         raise InputError(f"{path}: not a history of a training: {error}") from None
