@@ -13,6 +13,13 @@ from imclass.files import write_rows
 
 
 @dataclass(frozen=True)
+class Estimate:
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class ClassScores:
     """Per class; a share with nothing to divide by is 0."""
 
