@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 WIDTH, HEIGHT = 380, 250
-LEFT, RIGHT, TOP, BOTTOM = 46, 368, 10, 212  # of the plot, within its labels
+LEFT, RIGHT, TOP, BOTTOM = 46, 368, 22, 212  # of the plot, within its labels
 MANY_POINTS = 60  # more of them are a line without marks
 
 

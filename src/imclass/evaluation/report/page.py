@@ -118,7 +118,7 @@ def format_share(value: float) -> str:
 def format_percent(value: float) -> str:
     """A share as per cent, with as many digits as tell it from 100 %."""
     digits = 2 if value > 0.9 else 1
-    return f"{100 * value:.{digits}f} %"
+    return f"{100 * value:.{digits}f}\u202f%"  # no line ends in this space
 
 
 def format_count(value: int) -> str:
@@ -141,6 +141,7 @@ def _describe(report: Report) -> dict[str, Any]:
         "learning": _draw_learning(report.history),
         "best": find_best(report.history),
         "confidence": _draw_confidence(report, predicted),
+        "mean_confidence": float(report.probabilities.max(axis=1).mean()),
         "detection": _draw_detection(report),
         "matrix": _describe_matrix(confusion, report.classes),
         "pairs": _list_pairs(confusion, first_cards),
@@ -205,7 +206,7 @@ def _draw_learning(history: list[Epoch]) -> list[Chart]:
         columns = {name: [getattr(entry, field) for entry in history] for name, field in names.items()}
         values = [value for column in columns.values() for value in column]
         y = Axis(label, *enclose(values, log=log), log=log)
-        lines = [Line(name, f"line-{name.split()[0]}", epochs, column) for name, column in columns.items()]
+        lines = [Line(name, f"line-{name}", epochs, column) for name, column in columns.items()]
         return draw_chart(title, text, x, y, lines=lines, ring=None if kept is None else (best.epoch, kept))
 
     losses = [loss for entry in history for loss in (entry.train_loss, entry.val_loss)]
@@ -227,7 +228,7 @@ def _draw_learning(history: list[Epoch]) -> list[Chart]:
             {"train": "train_accuracy", "validation": "val_accuracy"},
             best.val_accuracy,
         ),
-        draw("Learning rate", "At the end of each epoch.", "learning rate", {"rate": "learning_rate"}, None),
+        draw("Learning rate", "At the end of each epoch.", "learning rate", {"model": "learning_rate"}, None),
     ]
 
 
@@ -240,7 +241,7 @@ def _draw_confidence(report: Report, predicted: Int64[np.ndarray, " n"]) -> list
     if report.uncalibrated is not report.probabilities:
         raw = measure_reliability(report.uncalibrated.max(axis=1), right)
         lines.append(Line("before temperature scaling", "line-train", raw.confidence.tolist(), raw.accuracy.tolist()))
-    lines.append(Line("the model", "line-validation", scaled.confidence.tolist(), scaled.accuracy.tolist()))
+    lines.append(Line("the model", "line-model", scaled.confidence.tolist(), scaled.accuracy.tolist()))
     edges = np.linspace(0, 1, 2 * BINS + 1)
     groups = []
     for name, chosen in ("right", right), ("wrong", ~right):
@@ -278,7 +279,7 @@ def _draw_confidence(report: Report, predicted: Int64[np.ndarray, " n"]) -> list
             "Accuracy on the images that it is surest of, by their share.",
             Axis("share of images answered", 0, 1),
             Axis("accuracy", *_widen(accuracy)),
-            lines=[Line("accuracy", "line-validation", coverage.tolist(), accuracy.tolist())],
+            lines=[Line("accuracy", "line-model", coverage.tolist(), accuracy.tolist())],
         ),
     ]
 
