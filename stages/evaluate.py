@@ -1,4 +1,4 @@
-"""model.safetensors + packed set -> metrics, predictions and a picture of the test split, read once."""
+"""model.safetensors + packed set -> metrics, predictions, a page and a picture of the test split, read once."""
 
 import json
 import sys
@@ -10,14 +10,22 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's li
 
 from imclass.data.packed import open_packed, read_names
 from imclass.device import make_deterministic, select_device
-from imclass.evaluation.metrics import count_confusion, mean_log_loss, summarise, write_class_scores
+from imclass.evaluation.metrics import (
+    count_confusion,
+    estimate_metrics,
+    list_figures,
+    measure_probabilities,
+    write_class_metrics,
+)
 from imclass.evaluation.predictions import write_predictions
-from imclass.files import write_text
+from imclass.evaluation.terminal import print_summary
+from imclass.evaluation.verdict import doubt_test
+from imclass.files import hash_file, write_text
 from imclass.models.inference import compute_logits
 from imclass.models.modelfile import load_model
 from imclass.params import Params
 from imclass.stage import run
-from imclass.training.history import read_history
+from imclass.training.history import find_best, read_history
 
 
 def evaluate(
@@ -28,6 +36,7 @@ def evaluate(
     metrics_file: Path,
     classes_file: Path,
     predictions_file: Path,
+    report_file: Path,
     figure_file: Path,
 ) -> None:
     make_deterministic(params.threads)
@@ -35,35 +44,63 @@ def evaluate(
     test = data.splits["test"]
     model = load_model(model_file).to(select_device(params.device)).to(memory_format=torch.channels_last)
     logits = compute_logits(model, test.images)
-    probabilities = torch.softmax(logits, dim=1).numpy()
+    temperature = model.config.temperature
+    probabilities = torch.softmax(logits / temperature, dim=1).numpy()
 
-    confusion = count_confusion(test.labels, probabilities.argmax(axis=1), len(data.classes))
-    metrics = summarise(confusion, mean_log_loss(logits.numpy(), test.labels))
-    write_text(metrics_file, json.dumps({"test": metrics}, indent=2) + "\n")
-    write_class_scores(confusion, data.classes, classes_file)
+    metrics = estimate_metrics(logits.numpy(), test.labels, temperature=temperature)
+    uncalibrated = measure_probabilities(logits.numpy(), test.labels, temperature=1.0)
+    figures = list_figures(metrics, uncalibrated, temperature)
+    write_text(metrics_file, json.dumps(figures, indent=2) + "\n")
+    write_class_metrics(metrics, data.classes, classes_file)
+    names = read_names(data, "test")
     write_predictions(
         predictions_file,
-        names=read_names(data, "test"),
+        names=names,
         labels=test.labels,
         probabilities=probabilities,
         classes=data.classes,
     )
+    history = read_history(history_file)
+    predicted = probabilities.argmax(axis=1)
+    doubts = doubt_test(
+        metrics,
+        test.labels,
+        probabilities,
+        data.classes,
+        best=find_best(history),
+        val_images=len(data.splits["val"].labels),
+    )
+
     # Imported when the figures are safe: drawing takes longer to load than all else here but PyTorch.
     from imclass.evaluation.figure import draw_summary
+    from imclass.evaluation.report.page import Report, choose_shown, write_report
+    from imclass.evaluation.saliency import compute_saliency
 
+    shown = choose_shown(test.labels, probabilities)
+    report = Report(
+        data=data,
+        names=names,
+        config=model.config,
+        model_hash=hash_file(model_file),
+        history=history,
+        metrics=metrics,
+        doubts=doubts,
+        probabilities=probabilities,
+        uncalibrated=torch.softmax(logits, dim=1).numpy(),
+        shown=shown,
+        saliency=compute_saliency(model, test.images[shown], predicted[shown]),
+    )
+    write_report(report_file, report)
     draw_summary(
         figure_file,
-        history=read_history(history_file),
-        confusion=confusion,
+        history=history,
+        confusion=count_confusion(test.labels, predicted, len(data.classes)),
         classes=data.classes,
         images=test.images,
         labels=test.labels,
         probabilities=probabilities,
     )
-    print(
-        f"accuracy {metrics['accuracy']:.4f}, loss {metrics['loss']:.4f}, macro F1 {metrics['macro_f1']:.4f} "
-        f"on {metrics['images']} test images"
-    )
+    print_summary(metrics, test.labels, predicted, data.classes, doubts)
 
 
 if __name__ == "__main__":

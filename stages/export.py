@@ -24,7 +24,7 @@ def export(params: Params, packed: Path, model_file: Path, folder: Path, parity_
     make_deterministic(params.threads)
     images = open_packed(packed).splits["test"].images
     model = load_model(model_file)
-    expected = torch.softmax(compute_logits(model, images), dim=1).numpy()
+    expected = torch.softmax(compute_logits(model, images) / model.config.temperature, dim=1).numpy()
     program = trace_program(model)
     with write_whole(folder) as temporary:
         temporary.mkdir()

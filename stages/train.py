@@ -24,9 +24,10 @@ from imclass.training.checkpoint import hold_checkpoints, locate_checkpoints, re
 from imclass.training.fit import DivergedError, fit
 from imclass.training.history import write_history
 from imclass.training.optimizer import build_optimizer
-from imclass.training.review import describe_best, find_doubts
+from imclass.training.review import review
 from imclass.training.schedule import build_schedule
 from imclass.training.state import start_training
+from imclass.training.temperature import calibrate
 
 
 def train(params: Params, packed: Path, model_file: Path, history_file: Path) -> None:
@@ -43,6 +44,7 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         device=device,
     )
 
+    recipe = params.describe_training()
     torch.manual_seed(params.seed)
     model = build_model(
         ModelConfig(
@@ -52,24 +54,19 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
             mirror=params.model.mirror,
             network=params.model.describe_network(),
             std=params.model.std or data.std,
+            trained={"data": data.fingerprint, "params": {"epochs": params.epochs, **recipe}},
         )
     )
     adapt_to_images(model, dataset.sample_images())
     print(summarise_layers(model))
     model.to(device).to(memory_format=torch.channels_last)  # convolutions are a fifth faster so
 
-    optimizer = build_optimizer(
-        model,
-        name=params.train.optimizer,
-        lr=params.lr,
-        momentum=params.train.momentum,
-        weight_decay=params.train.weight_decay,
-    )
+    optimizer = build_optimizer(model, lr=params.lr, **params.train.describe_optimizer())
     state = start_training(model, optimizer, num_batches=len(dataset))
     decisive = {
         "code": hash_imports(Path(__file__)),
         "data": data.fingerprint,
-        "params": params.model_dump(include={"seed", "batch_size", "lr", "threads", "model", "train", "augment"}),
+        "params": recipe,
         "versions": [torch.__version__, torch.backends.cpu.get_cpu_capability()],
     }
     with hold_checkpoints(locate_checkpoints(), decisive, epochs=params.epochs) as checkpoints:
@@ -88,12 +85,12 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         except DivergedError as error:
             names = read_names(data, "train")
             raise InputError(f"{error}\nits images: {', '.join(names[row] for row in error.rows)}") from None
+    val_logits = compute_logits(model, val.images).numpy()
+    calibrate(model, val_logits, val.labels)
     save_model(model, model_file)
     write_history(state.history, history_file)
-    print(describe_best(state.history))
-    predicted = compute_logits(model, val.images).argmax(1).numpy()
-    for doubt in find_doubts(state.history, val.labels, predicted, data.classes, batches_per_epoch=len(dataset)):
-        print(f"doubtful: {doubt}")
+    predicted = val_logits.argmax(1)
+    print(review(state.history, val.labels, predicted, data.classes, batches_per_epoch=len(dataset)))
 
 
 if __name__ == "__main__":

@@ -77,6 +77,10 @@ class TrainParams(Section):
     schedule: Literal["constant", "one-cycle"]
     label_smoothing: Fraction
 
+    def describe_optimizer(self) -> dict[str, Any]:
+        """The name of the optimizer and its options, but for the learning rate."""
+        return {"name": self.optimizer, "momentum": self.momentum, "weight_decay": self.weight_decay}
+
 
 class AugmentParams(Section):
     flip: bool
@@ -103,6 +107,10 @@ class Params(Section):
     train: TrainParams
     augment: AugmentParams
     export: ExportParams
+
+    def describe_training(self) -> dict[str, Any]:
+        """All but `epochs` and the data that decides what train makes, as plain values."""
+        return self.model_dump(include={"seed", "batch_size", "lr", "threads", "model", "train", "augment"})
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Params":

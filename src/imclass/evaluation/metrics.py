@@ -1,32 +1,92 @@
-"""Logits and labels -> counts, and numbers from the counts (numpy: scikit-learn takes longer to import than to train).
+"""Logits and labels -> figures with 95 % intervals (numpy: scikit-learn takes longer to import than to train).
 
-Shapes: n images, k classes. Rows of a confusion matrix are true classes, columns predicted ones.
+Shapes: n images, k classes, b resamples of the images. Rows of a confusion matrix are true classes, columns predicted
+ones. docs/evaluation.md says what each figure and its interval mean, and where they come from.
 """
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 
 from imclass.files import write_rows
+
+Z = 1.959963984540054  # of a normal distribution, 95 % lie within this many standard deviations
+NUM_RESAMPLES = 1_000
+CHUNK_NUMBERS = 2**21  # of the weights of images that are held at once
+NUM_BINS = 15  # of the confidence, in the expected calibration error
+MANY_CLASSES = 20  # from here on the first five guesses count, below the first three
 
 
 @dataclass(frozen=True)
 class Estimate:
+    """A figure of the test images, and the ends of its 95 % interval for images of the same kind."""
+
     value: float
     low: float
     high: float
 
 
 @dataclass(frozen=True)
-class ClassScores:
-    """Per class; a share with nothing to divide by is 0."""
+class ClassMetrics:
+    """Of one class against the rest. `support` counts its test images.
 
-    precision: Float[np.ndarray, " k"]
-    recall: Float[np.ndarray, " k"]
-    f1: Float[np.ndarray, " k"]
-    support: Int64[np.ndarray, " k"]
+    A share of nothing is 0, and its interval all of 0 to 1; ROC-AUC is None where one side has no image.
+    """
+
+    precision: Estimate
+    recall: Estimate
+    f1: Estimate
+    roc_auc: Estimate | None
+    support: int
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Of all classes together, by name, and of each class in their order."""
+
+    overall: dict[str, Estimate]
+    classes: list[ClassMetrics]
+
+
+def estimate_metrics(
+    logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"], *, temperature: float = 1.0
+) -> Metrics:
+    """All figures of probabilities softmax(logits / temperature); equal inputs give equal figures.
+
+    Overall: accuracy, balanced_accuracy, macro_f1, weighted_f1, top_3 (from 5 classes on) or top_5 (from 20 on),
+    log_loss, brier, ece, and roc_auc unless all images are of one class.
+    """
+    images = _describe(logits, labels, temperature)
+    count, num_classes = logits.shape
+    overall = {"accuracy": estimate_share(int(images.correct.sum()), count)}
+    resampled = _bootstrap(images)
+    if images.correct.all():  # resamples without a mistake have none either
+        resampled |= dict.fromkeys(("balanced_accuracy", "macro_f1", "weighted_f1"), overall["accuracy"])
+    overall |= resampled
+    if num_classes >= 5:
+        guesses = 5 if num_classes >= MANY_CLASSES else 3
+        higher = (images.log_probabilities > images.log_probabilities[np.arange(count), labels][:, None]).sum(axis=1)
+        overall[f"top_{guesses}"] = estimate_share(int((higher < guesses).sum()), count)
+    aucs, macro_auc = _estimate_aucs(images.log_probabilities, labels)
+    if macro_auc:
+        overall["roc_auc"] = macro_auc
+    confusion = count_confusion(labels, images.predicted, num_classes)
+    supports, winners, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+    classes = [
+        ClassMetrics(
+            precision=estimate_share(int(hits[at]), int(winners[at])),
+            recall=estimate_share(int(hits[at]), int(supports[at])),
+            f1=_estimate_f1(int(hits[at]), int(supports[at] + winners[at])),
+            roc_auc=aucs[at],
+            support=int(supports[at]),
+        )
+        for at in range(num_classes)
+    ]
+    return Metrics(overall, classes)
 
 
 def count_confusion(
@@ -37,39 +97,211 @@ def count_confusion(
     return pairs.reshape(num_classes, num_classes)
 
 
-def score_classes(confusion: Int64[np.ndarray, "k k"]) -> ClassScores:
-    """Precision, recall, F1 and number of images of each class."""
-    hits = confusion.diagonal()
-    support = confusion.sum(axis=1)
-    predicted = confusion.sum(axis=0)
-    return ClassScores(
-        _divide(hits, predicted), _divide(hits, support), _divide(2 * hits, support + predicted), support
-    )
+def compute_log_probabilities(logits: Float[np.ndarray, "n k"], temperature: float = 1.0) -> Float[np.ndarray, "n k"]:
+    """Natural logarithm of softmax(logits / temperature), in float64."""
+    scaled = logits.astype(np.float64) / temperature
+    scaled -= scaled.max(axis=1, keepdims=True)
+    scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return scaled
 
 
-def mean_log_loss(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) -> float:
-    """Mean of -log(probability of the true class), natural logarithm."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_probabilities = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return float(-log_probabilities[np.arange(len(labels)), labels].mean())
+def estimate_share(hits: int, total: int) -> Estimate:
+    """hits / total with Wilson's score interval (1927)."""
+    if total == 0:
+        return Estimate(0.0, 0.0, 1.0)
+    share = hits / total
+    middle = (share + Z**2 / (2 * total)) / (1 + Z**2 / total)
+    reach = Z * np.sqrt(share * (1 - share) / total + Z**2 / (4 * total**2)) / (1 + Z**2 / total)
+    # At the ends rounding could leave the value just outside.
+    low, high = min(share, float(middle - reach)), max(share, float(middle + reach))
+    return Estimate(share, max(0.0, low), min(1.0, high))
 
 
-def summarise(confusion: Int64[np.ndarray, "k k"], log_loss: float) -> dict[str, float]:
-    """The figures of a test over all images."""
+def measure_probabilities(
+    logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"], *, temperature: float
+) -> dict[str, float]:
+    """log_loss, brier and ece alone, without their intervals: what a temperature changes."""
+    found = _weigh(_describe(logits, labels, temperature), np.ones((1, len(labels))))
+    return {name: float(found[name][0]) for name in ("log_loss", "brier", "ece")}
+
+
+def list_figures(metrics: Metrics, uncalibrated: dict[str, float], temperature: float) -> dict[str, Any]:
+    """The content of metrics.json: figures, ends of their intervals, and what `uncalibrated` says of temperature 1."""
+    overall = metrics.overall
+    images = sum(scores.support for scores in metrics.classes)
     return {
-        "accuracy": float(confusion.trace() / confusion.sum()),
-        "loss": log_loss,
-        "macro_f1": float(score_classes(confusion).f1.mean()),
-        "images": int(confusion.sum()),
+        "test": {name: round(estimate.value, 6) for name, estimate in overall.items()} | {"images": images},
+        "low": {name: round(estimate.low, 6) for name, estimate in overall.items()},
+        "high": {name: round(estimate.high, 6) for name, estimate in overall.items()},
+        "temperature": round(temperature, 6),
+        "uncalibrated": {name: round(value, 6) for name, value in uncalibrated.items()},
     }
 
 
-def write_class_scores(confusion: Int64[np.ndarray, "k k"], classes: list[str], path: Path) -> None:
-    """Write one row per class: class, precision, recall, f1, support; whole or not at all."""
-    scores = score_classes(confusion)
-    columns = [column.tolist() for column in (scores.precision, scores.recall, scores.f1, scores.support)]
-    write_rows(path, ["class", "precision", "recall", "f1", "support"], zip(classes, *columns, strict=True))
+def write_class_metrics(metrics: Metrics, classes: list[str], path: Path) -> None:
+    """Write one row per class: class, support, then each figure with its ends; whole or not at all."""
+    names = ("precision", "recall", "f1", "roc_auc")
+    header = ["class", "support", *(f"{name}{end}" for name in names for end in ("", "_low", "_high"))]
+    rows = []
+    for label, scores in zip(classes, metrics.classes, strict=True):
+        found: list[Estimate | None] = [getattr(scores, name) for name in names]
+        cells = [[""] * 3 if one is None else [f"{end:.6f}" for end in astuple(one)] for one in found]
+        rows.append([label, scores.support, *(cell for three in cells for cell in three)])
+    write_rows(path, header, rows)
 
 
-def _divide(counts: np.ndarray, totals: np.ndarray) -> Float[np.ndarray, " k"]:
-    return np.divide(counts, totals, out=np.zeros(len(counts)), where=totals > 0)
+def group_confidence(confidence: Float[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
+    """The bin of each confidence: 15 of equal width over 0..1, each with its upper end."""
+    return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+
+
+@dataclass(frozen=True)
+class _Images:
+    log_probabilities: Float[np.ndarray, "n k"]
+    labels: Int64[np.ndarray, " n"]
+    predicted: Int64[np.ndarray, " n"]
+    correct: Bool[np.ndarray, " n"]
+    log_loss: Float[np.ndarray, " n"]
+    brier: Float[np.ndarray, " n"]
+    confidence: Float[np.ndarray, " n"]
+
+
+def _describe(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"], temperature: float) -> _Images:
+    log_probabilities = compute_log_probabilities(logits, temperature)
+    probabilities = np.exp(log_probabilities)
+    rows = np.arange(len(labels))
+    predicted = logits.argmax(axis=1)
+    return _Images(
+        log_probabilities=log_probabilities,
+        labels=labels,
+        predicted=predicted,
+        correct=predicted == labels,
+        log_loss=-log_probabilities[rows, labels],
+        brier=np.square(probabilities).sum(axis=1) - 2 * probabilities[rows, labels] + 1,
+        confidence=probabilities[rows, predicted],
+    )
+
+
+def _bootstrap(images: _Images) -> dict[str, Estimate]:
+    """Figures of the images; their ends are percentiles of the figures of resampled images (Efron 1979).
+
+    Some figures of a sample are off in one direction, as the calibration error, to which noise only adds. Those of its
+    resamples are off once more by as much, so the percentiles are moved back twice by that.
+    """
+    count = len(images.labels)
+    values = {name: float(figure[0]) for name, figure in _weigh(images, np.ones((1, count))).items()}
+    chunks = [_weigh(images, weights) for weights in _resample(count)]
+    estimates = {}
+    for name, value in values.items():
+        drawn = np.concatenate([chunk[name] for chunk in chunks])
+        low, high = (np.quantile(drawn, [0.025, 0.975]) - 2 * (drawn.mean() - value)).tolist()
+        most = np.inf if name in ("log_loss", "brier") else 1.0
+        estimates[name] = Estimate(value, max(0.0, min(low, value)), min(most, max(high, value)))
+    return estimates
+
+
+def _resample(count: int) -> Iterator[Float[np.ndarray, "b n"]]:
+    """How often each image is drawn, in chunks of resamples."""
+    chance = np.random.default_rng(0)
+    size = max(1, CHUNK_NUMBERS // count)
+    for start in range(0, NUM_RESAMPLES, size):
+        rows = min(size, NUM_RESAMPLES - start)
+        drawn = chance.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count).astype(np.float64)
+
+
+def _weigh(images: _Images, weights: Float[np.ndarray, "b n"]) -> dict[str, Float[np.ndarray, " b"]]:
+    """Figures for each row of weights, which sum to the number of images."""
+    count, num_classes = images.log_probabilities.shape
+    supports = _sum_groups(weights, images.labels, num_classes)
+    winners = _sum_groups(weights, images.predicted, num_classes)
+    hits = _sum_groups(weights * images.correct, images.labels, num_classes)
+    f1 = _divide(2 * hits, supports + winners)
+    gaps = _sum_groups(weights * (images.correct - images.confidence), group_confidence(images.confidence), NUM_BINS)
+    # Not by matrix product: the order of its sums, and so their last bits, follows the number of threads.
+    return {
+        "balanced_accuracy": np.nanmean(_divide(hits, supports), axis=1),
+        "macro_f1": np.nanmean(f1, axis=1),
+        "weighted_f1": np.nansum(f1 * supports, axis=1) / count,
+        "log_loss": (weights * images.log_loss).sum(axis=1) / count,
+        "brier": (weights * images.brier).sum(axis=1) / count,
+        "ece": np.abs(gaps).sum(axis=1) / count,
+    }
+
+
+def _sum_groups(
+    values: Float[np.ndarray, "b n"], groups: Int64[np.ndarray, " n"], num_groups: int
+) -> Float[np.ndarray, "b g"]:
+    order = np.argsort(groups, kind="stable")
+    found, starts = np.unique(groups[order], return_index=True)
+    sums = np.zeros((len(values), num_groups))
+    sums[:, found] = np.add.reduceat(values[:, order], starts, axis=1)
+    return sums
+
+
+def _divide(parts: np.ndarray, totals: np.ndarray) -> Float[np.ndarray, "b k"]:
+    """Their ratio, NaN where there is nothing to divide by."""
+    return np.divide(parts, totals, out=np.full(parts.shape, np.nan), where=totals > 0)
+
+
+def _estimate_f1(hits: int, total: int) -> Estimate:
+    """2 hits / total, where total is support + predicted.
+
+    J = hits / (hits + misses + false alarms) is a share of images with Wilson's interval, and F1 = 2 J / (1 + J) rises
+    with it (Lam and others 2023, "Wilson indirect").
+    """
+    jaccard = estimate_share(hits, total - hits)
+    return Estimate(*(2 * end / (1 + end) for end in (jaccard.value, jaccard.low, jaccard.high)))
+
+
+def _estimate_aucs(
+    scores: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]
+) -> tuple[list[Estimate | None], Estimate | None]:
+    """Of each class against the rest, and of their mean: DeLong's standard error (1988), on the scale of the logit."""
+    count = len(labels)
+    supports = np.bincount(labels, minlength=scores.shape[1])
+    found: list[Estimate | None] = []
+    pulls = np.zeros(count)  # how much each image adds to the sum of areas
+    for at, support in enumerate(supports.tolist()):
+        if support in (0, count):
+            found.append(None)
+            continue
+        inside = labels == at
+        above = _rank(scores[inside, at], np.sort(scores[~inside, at]))
+        below = 1 - _rank(scores[~inside, at], np.sort(scores[inside, at]))
+        value = float(above.mean())
+        pulls[inside] += (above - value) / support
+        pulls[~inside] += (below - value) / (count - support)
+        found.append(_enclose_auc(value, support, count - support))
+    values = [one.value for one in found if one]
+    if not values:
+        return found, None
+    value = float(np.mean(values))
+    deviation = float(np.sqrt(np.square(pulls).sum())) / len(values)
+    if deviation == 0:  # each class stands apart from its rest: as an accuracy without a mistake
+        return found, estimate_share(count, count)
+    logit, reach = np.log(value / (1 - value)), Z * deviation / (value * (1 - value))
+    return found, Estimate(value, *(float(1 / (1 + np.exp(-end))) for end in (logit - reach, logit + reach)))
+
+
+def _rank(values: Float[np.ndarray, " a"], others: Float[np.ndarray, " b"]) -> Float[np.ndarray, " a"]:
+    """The share of the sorted others that each value exceeds, equal ones counted by half."""
+    return (others.searchsorted(values, "left") + others.searchsorted(values, "right")) / (2 * len(others))
+
+
+def _enclose_auc(value: float, inside: int, outside: int) -> Estimate:
+    """The areas from which `value` is Z standard deviations away (Newcombe 2006, method 5), by bisection."""
+    mean_count = (inside + outside) / 2
+
+    def is_far(area: float) -> bool:
+        spread = 1 + (mean_count - 1) * ((1 - area) / (2 - area) + area / (1 + area))
+        return (value - area) ** 2 > Z**2 * area * (1 - area) * spread / (inside * outside)
+
+    ends = []
+    for far in 0.0, 1.0:
+        near = value
+        for _ in range(50):
+            middle = (far + near) / 2
+            far, near = (middle, near) if is_far(middle) else (far, middle)
+        ends.append(near)
+    return Estimate(value, *ends)

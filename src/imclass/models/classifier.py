@@ -1,6 +1,6 @@
 """uint8 images -> logits: a network with its input convention, assembled from what a model file records."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,7 +17,8 @@ class ModelConfig:
 
     `network` holds the name and the options of the network, `fit` the shape of its images and how pictures are brought
     to it, `mean` and `std` one number per channel of pixels in 0..1. `mirror` averages the logits of an image and its
-    mirror image outside training.
+    mirror image outside training. Probabilities are those of logits / `temperature`. `trained` says on what and how the
+    weights were trained: the fingerprint of the packed set (data) and the params that decide the result.
     """
 
     classes: list[str]
@@ -26,6 +27,8 @@ class ModelConfig:
     mirror: bool
     network: dict[str, Any]
     std: list[float]
+    temperature: float = 1.0
+    trained: dict[str, Any] = field(default_factory=dict)
 
 
 class Classifier(nn.Module):
@@ -58,8 +61,8 @@ class Classifier(nn.Module):
         return logits
 
     def predict_probabilities(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        """Softmax of the logits: each row sums to 1."""
-        return nn.functional.softmax(self(images), dim=1)
+        """Softmax of the logits / temperature: each row sums to 1."""
+        return nn.functional.softmax(self(images) / self.config.temperature, dim=1)
 
 
 def build_model(config: ModelConfig) -> Classifier:

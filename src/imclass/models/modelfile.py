@@ -7,7 +7,7 @@ from imclass.errors import InputError
 from imclass.models.classifier import Classifier, ModelConfig, build_model
 from imclass.tensors import read_tensors, write_tensors
 
-KIND = "model 1"  # the number rises when the format changes
+KIND = "model 2"  # the number rises when the format changes
 
 
 def save_model(model: Classifier, path: Path) -> None:

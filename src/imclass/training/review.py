@@ -10,6 +10,19 @@ from imclass.training.history import Epoch, find_best
 FEW_STEPS = 100  # a training of fewer has hardly begun
 
 
+def review(
+    history: Sequence[Epoch],
+    labels: Int64[np.ndarray, " n"],
+    predicted: Int64[np.ndarray, " n"],
+    classes: list[str],
+    *,
+    batches_per_epoch: int,
+) -> str:
+    """The epoch kept and every doubt, a line each; arguments are those of `find_doubts`."""
+    doubts = find_doubts(history, labels, predicted, classes, batches_per_epoch=batches_per_epoch)
+    return "\n".join([describe_best(history), *(f"doubtful: {doubt}" for doubt in doubts)])
+
+
 def describe_best(history: Sequence[Epoch]) -> str:
     """A sentence on the epoch whose weights are kept."""
     best = find_best(history)

@@ -125,7 +125,9 @@ def enclose(values: Iterable[float], *, log: bool = False) -> tuple[float, float
 def _draw_line(line: Line, x: Axis, y: Axis) -> tuple[str, str, str, list[tuple[float, float, str]]]:
     points = list(zip(x.place(line.x, LEFT, RIGHT), y.place(line.y, BOTTOM, TOP), strict=True))
     path = "M" + "L".join(f"{across:g} {down:g}" for across, down in points)
-    texts = [f"{line.name}: {x.label} {at:.4g}, {y.label} {value:.4g}" for at, value in zip(line.x, line.y, strict=True)]
+    texts = [
+        f"{line.name}: {x.label} {at:.4g}, {y.label} {value:.4g}" for at, value in zip(line.x, line.y, strict=True)
+    ]
     marks = [(*point, text) for point, text in zip(points, texts, strict=True)] if len(points) <= MANY_POINTS else []
     return line.name, line.style, path, marks
 

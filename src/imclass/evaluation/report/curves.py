@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-BINS = 10  # of a confidence
+from imclass.evaluation.metrics import NUM_BINS, group_confidence
+
 GRID = np.linspace(0, 1, 101)  # recalls at which curves are read
 
 
@@ -20,11 +21,11 @@ class Reliability:
 
 def measure_reliability(confidence: Float[np.ndarray, " n"], right: Bool[np.ndarray, " n"]) -> Reliability:
     """Guo et al. 2017, On Calibration of Modern Neural Networks."""
-    bins = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
-    images = np.bincount(bins, minlength=BINS)
+    bins = group_confidence(confidence)
+    images = np.bincount(bins, minlength=NUM_BINS)
     used = images > 0
-    confidences = np.bincount(bins, confidence.astype(np.float64), BINS)[used] / images[used]
-    accuracies = np.bincount(bins, right, BINS)[used] / images[used]
+    confidences = np.bincount(bins, confidence.astype(np.float64), NUM_BINS)[used] / images[used]
+    accuracies = np.bincount(bins, right, NUM_BINS)[used] / images[used]
     return Reliability(confidences, accuracies, images[used])
 
 

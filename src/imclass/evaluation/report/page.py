@@ -6,7 +6,7 @@ page.js adds filters, sorting and the keys of the matrix.
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float, Int64, UInt8
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from imclass.evaluation.metrics import Estimate, count_confusion
+from imclass.data.packed import Packed
+from imclass.evaluation.metrics import Metrics, count_confusion
 from imclass.evaluation.report.charts import Axis, Bars, Chart, Line, draw_chart, enclose
 from imclass.evaluation.report.curves import (
-    BINS,
     GRID,
     accuracy_by_coverage,
     measure_detection,
@@ -26,6 +26,7 @@ from imclass.evaluation.report.curves import (
 )
 from imclass.evaluation.report.sheets import SMALL_PIXELS, Sheet, draw_saliency, draw_sheet
 from imclass.files import write_text
+from imclass.models.classifier import ModelConfig
 from imclass.training.history import Epoch, find_best
 
 PAGE, MACROS, STYLE, SCRIPT = "page.html", "charts.html", "page.css", "page.js"
@@ -35,6 +36,8 @@ MOST_SAMPLES, SAMPLES_PER_CLASS = 160, 8
 MATRIX_CLASSES = 26  # more are cut down to those most taken for each other
 FEWER_CLASSES = 16
 MOST_PAIRS = 10
+SHORT_NAME = 3  # characters; longer ones stand upright over the matrix
+NUM_BARS = 20  # of a histogram
 CURVES = 4  # classes with a curve of their own
 CARD_PIXELS = 96  # of the longer side of an image on a card
 TOP = 3  # probabilities beside an image
@@ -43,33 +46,40 @@ SHORT_TABLE = 20  # rows that are seen at first
 
 @dataclass(frozen=True)
 class Report:
-    """All that stands on the page. `n` are the test images, `k` the classes, `s` the images of `choose_shown`.
+    """What stands on the page, of `n` test images, `k` classes and the `s` images of `choose_shown`.
 
-    `probabilities` are those that the model gives, `uncalibrated` those without its temperature. `saliency` has values
-    in 0..1. `counts` are images per class of each split. `samples` and `sample_labels` are the training images.
-    `details` are rows of the last section: name and value.
+    `names` are those of the test images. `probabilities` are calibrated, `uncalibrated` are those of temperature 1.
+    `saliency` has values in 0..1. `model_hash` is the sha256 of the model file.
     """
 
-    classes: list[str]
+    data: Packed
     names: list[str]
-    images: UInt8[np.ndarray, "n c h w"]
-    labels: Int64[np.ndarray, " n"]
+    config: ModelConfig
+    model_hash: str
+    history: list[Epoch]
+    metrics: Metrics
+    doubts: list[str]
     probabilities: Float[np.ndarray, "n k"]
     uncalibrated: Float[np.ndarray, "n k"]
     shown: Int64[np.ndarray, " s"]
     saliency: Float[np.ndarray, "s h w"]
-    overall: Mapping[str, Estimate]
-    per_class: Mapping[str, Sequence[Estimate]]
-    history: list[Epoch]
-    doubts: list[str]
-    counts: Mapping[str, Int64[np.ndarray, " k"]]
-    samples: UInt8[np.ndarray, "m c h w"]
-    sample_labels: Int64[np.ndarray, " m"]
-    details: Mapping[str, Any]
+
+    @property
+    def classes(self) -> list[str]:
+        return self.data.classes
+
+    @property
+    def images(self) -> UInt8[np.ndarray, "n c h w"]:
+        return self.data.splits["test"].images
+
+    @property
+    def labels(self) -> Int64[np.ndarray, " n"]:
+        return self.data.splits["test"].labels
 
 
 def choose_shown(labels: Int64[np.ndarray, " n"], probabilities: Float[np.ndarray, "n k"]) -> Int64[np.ndarray, " s"]:
-    """Rows of the images on the page: mistakes, the surest first, then right ones of each class, the least sure first.
+    """Rows of the images on the page: mistakes, the surest first, then right ones of each class, the least sure
+    first.
 
     Where there are too many mistakes, half of those shown are the surest, the others the surest of each confusion.
     """
@@ -86,7 +96,7 @@ def choose_shown(labels: Int64[np.ndarray, " n"], probabilities: Float[np.ndarra
     ranks = _rank_within(labels[right])
     right = right[np.argsort(ranks, kind="stable")]
     right = right[np.sort(ranks) < RIGHT_PER_CLASS][:MOST_RIGHT]
-    return np.concatenate([wrong, right[np.argsort(labels[right], kind="stable")]])
+    return np.concatenate([wrong, right[np.argsort(true_probability[right], kind="stable")]])
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -117,7 +127,7 @@ def format_share(value: float) -> str:
 
 def format_percent(value: float) -> str:
     """A share as per cent, with as many digits as tell it from 100 %."""
-    digits = 2 if value > 0.9 else 1
+    digits = 2 if 0.9 < value < 1 else 0 if value in (0, 1) else 1
     return f"{100 * value:.{digits}f}\u202f%"  # no line ends in this space
 
 
@@ -133,7 +143,7 @@ def _describe(report: Report) -> dict[str, Any]:
     mistakes = int((predicted != report.labels).sum())
     return {
         "report": report,
-        "accuracy": report.overall["accuracy"],
+        "accuracy": report.metrics.overall["accuracy"],
         "num_images": len(report.labels),
         "num_mistakes": mistakes,
         "shares": _scale_estimates(report, SHARES),
@@ -152,9 +162,15 @@ def _describe(report: Report) -> dict[str, Any]:
         "card_width": _choose_width(report.images.shape[3], report.images.shape[2]),
         "pixelated": max(report.images.shape[2:]) <= SMALL_PIXELS,
         "class_rows": _describe_classes(report, confusion),
-        "class_scale": _find_low(e.low for estimates in report.per_class.values() for e in estimates),
+        "class_scale": _find_low(min(one.recall.low, one.precision.low, one.f1.low) for one in report.metrics.classes),
         "samples": _describe_samples(report),
         "short": SHORT_TABLE,
+        "details": {
+            **_flatten(report.config.trained.get("params", {})),
+            "temperature": f"{report.config.temperature:.4f}",
+            "data": report.data.fingerprint,
+            "model": report.model_hash,
+        },
     }
 
 
@@ -168,7 +184,8 @@ def _choose_width(width: int, height: int) -> int:
 SHARES = {
     "accuracy": ("accuracy", "share of images recognised"),
     "balanced_accuracy": ("balanced accuracy", "mean recall of the classes"),
-    "top_k": ("top {k} accuracy", "the true class is among the {k} likeliest"),
+    "top_3": ("top 3 accuracy", "the true class is among the 3 likeliest"),
+    "top_5": ("top 5 accuracy", "the true class is among the 5 likeliest"),
     "macro_f1": ("macro F1", "mean F1 of the classes"),
     "weighted_f1": ("weighted F1", "the same, weighted by images"),
     "roc_auc": ("ROC AUC", "one class against the rest, mean"),
@@ -182,7 +199,11 @@ LOSSES = {
 
 def _scale_estimates(report: Report, names: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """Rows of metrics that share one axis."""
-    rows = [(name, text, report.overall[key]) for key, (name, text) in names.items() if key in report.overall]
+    rows = [
+        (name, text, report.metrics.overall[key])
+        for key, (name, text) in names.items()
+        if key in report.metrics.overall
+    ]
     if not rows:
         return {"rows": [], "low": 0, "high": 1}
     if names is SHARES:
@@ -191,9 +212,9 @@ def _scale_estimates(report: Report, names: Mapping[str, tuple[str, str]]) -> di
     return {"rows": rows, "low": 0.0, "high": Axis("", 0, high * 1.25 or 1, False).choose_ticks()[-1] or high or 1}
 
 
-def _find_low(lows: Any) -> float:
+def _find_low(lows: Iterable[float]) -> float:
     """A round number below all, as the start of an axis that ends at 1."""
-    low = min((value for value in lows if value == value), default=0.0)
+    low = min(lows)
     return next((start for start in (0.99, 0.98, 0.95, 0.9, 0.8, 0.6, 0.4, 0.2) if low >= start), 0.0)
 
 
@@ -238,15 +259,17 @@ def _draw_confidence(report: Report, predicted: Int64[np.ndarray, " n"]) -> list
     scaled = measure_reliability(confidence, right)
     lines = [Line("ideal", "line-ideal", [0, 1], [0, 1])]
     text = "A confidence of 0.8 should be right in 80 of 100 images."
-    if report.uncalibrated is not report.probabilities:
+    if report.config.temperature != 1:
         raw = measure_reliability(report.uncalibrated.max(axis=1), right)
         lines.append(Line("before temperature scaling", "line-train", raw.confidence.tolist(), raw.accuracy.tolist()))
     lines.append(Line("the model", "line-model", scaled.confidence.tolist(), scaled.accuracy.tolist()))
-    edges = np.linspace(0, 1, 2 * BINS + 1)
+    edges = np.linspace(0, 1, NUM_BARS + 1)
     groups = []
     for name, chosen in ("right", right), ("wrong", ~right):
         counts = np.histogram(confidence[chosen], edges)[0]
-        texts = [f"{count:,} {name}, confidence {edges[at]:.2f} to {edges[at + 1]:.2f}" for at, count in enumerate(counts)]
+        texts = [
+            f"{count:,} {name}, confidence {edges[at]:.2f} to {edges[at + 1]:.2f}" for at, count in enumerate(counts)
+        ]
         groups.append((name, counts, texts))
     most = max(counts.max() for _, counts, _ in groups)
     half = np.diff(edges) / 2
@@ -264,9 +287,7 @@ def _draw_confidence(report: Report, predicted: Int64[np.ndarray, " n"]) -> list
     ]
     coverage, accuracy = accuracy_by_coverage(confidence, right)
     return [
-        draw_chart(
-            "Is the confidence right?", text, Axis("confidence", 0, 1), Axis("share right", 0, 1), lines=lines
-        ),
+        draw_chart("Is the confidence right?", text, Axis("confidence", 0, 1), Axis("share right", 0, 1), lines=lines),
         draw_chart(
             "How sure is the model?",
             "Images by the probability of the predicted class, logarithmic scale.",
@@ -294,24 +315,28 @@ def _draw_detection(report: Report) -> list[Chart]:
     measured = np.flatnonzero(~np.isnan(areas))
     if not len(measured):
         return []
-    worst = measured[np.argsort(areas[measured], kind="stable")][:CURVES]
+    worst = [at for at in measured[np.argsort(areas[measured], kind="stable")][:CURVES] if areas[at] < 1 - 1e-9]
     precision = {"mean of the classes": detection.precision[measured].mean(axis=0)}
     rate = {"mean of the classes": detection.false_positive_rate[measured].mean(axis=0)}
-    for at in worst if len(measured) > 1 else []:
+    for at in worst:
         precision[report.classes[at]] = detection.precision[at]
         rate[report.classes[at]] = detection.false_positive_rate[at]
     floor = 10.0 ** np.floor(np.log10(1 / len(report.labels)))
     true_score = report.probabilities[np.arange(len(report.labels)), report.labels]
-    edges = np.linspace(0, 1, 2 * BINS + 1)
+    edges = np.linspace(0, 1, NUM_BARS + 1)
     counts = np.histogram(true_score, edges)[0]
-    which = "each class against the rest" if len(measured) <= CURVES else "each class against the rest, the worst few"
+    which = (
+        "each class against the rest, the worst few" if len(worst) < len(measured) else "each class against the rest"
+    )
     return [
         draw_chart(
             "Precision and recall",
             f"By threshold of the probability, {which}.",
             Axis("recall", 0, 1),
             Axis("precision", 0, 1),
-            lines=[Line(name, f"line-{at}", GRID[1:], values[1:]) for at, (name, values) in enumerate(precision.items())],
+            lines=[
+                Line(name, f"line-{at}", GRID[1:], values[1:]) for at, (name, values) in enumerate(precision.items())
+            ],
         ),
         draw_chart(
             "ROC",
@@ -332,7 +357,10 @@ def _draw_detection(report: Report) -> list[Chart]:
                     (edges[:-1] + 0.004).tolist(),
                     (edges[1:] - 0.004).tolist(),
                     np.maximum(counts, 0.7).tolist(),
-                    [f"{c:,} images, probability {edges[at]:.2f} to {edges[at + 1]:.2f}" for at, c in enumerate(counts)],
+                    [
+                        f"{c:,} images, probability {edges[at]:.2f} to {edges[at + 1]:.2f}"
+                        for at, c in enumerate(counts)
+                    ],
                 )
             ],
         ),
@@ -346,13 +374,18 @@ def _describe_matrix(confusion: Int64[np.ndarray, "k k"], classes: list[str]) ->
         {
             "true": int(row),
             "cells": [
-                {"predicted": int(column), "count": int(confusion[row, column]), "share": confusion[row, column] / totals[row]}
+                {
+                    "predicted": int(column),
+                    "count": int(confusion[row, column]),
+                    "share": confusion[row, column] / totals[row],
+                }
                 for column in chosen
             ],
         }
         for row in chosen
     ]
-    return {"rows": rows, "classes": [int(at) for at in chosen], "all": len(chosen) == len(classes)}
+    long = max(len(classes[at]) for at in chosen) > SHORT_NAME
+    return {"rows": rows, "long": long, "classes": [int(at) for at in chosen], "all": len(chosen) == len(classes)}
 
 
 def _choose_classes(confusion: Int64[np.ndarray, "k k"]) -> list[int]:
@@ -375,7 +408,9 @@ def _rank_pairs(confusion: Int64[np.ndarray, "k k"]) -> list[tuple[int, int]]:
     return list(zip(rows[order].tolist(), columns[order].tolist(), strict=True))
 
 
-def _list_pairs(confusion: Int64[np.ndarray, "k k"], first_cards: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
+def _list_pairs(
+    confusion: Int64[np.ndarray, "k k"], first_cards: Mapping[tuple[int, int], int]
+) -> list[dict[str, Any]]:
     support = confusion.sum(axis=1)
     pairs = _rank_pairs(confusion)[:MOST_PAIRS]
     most = max((int(confusion[pair]) for pair in pairs), default=1)
@@ -415,35 +450,50 @@ def _describe_classes(report: Report, confusion: Int64[np.ndarray, "k k"]) -> li
     rows = [
         {
             "class": at,
-            "support": int(confusion[at].sum()),
-            "scores": [report.per_class[name][at] for name in ("precision", "recall", "f1")],
+            "support": scores.support,
+            "scores": [scores.precision, scores.recall, scores.f1],
             "taken_for": int(wrong[at].argmax()) if wrong[at].any() else None,
             "taken": int(wrong[at].max()),
         }
-        for at in range(len(report.classes))
+        for at, scores in enumerate(report.metrics.classes)
     ]
-    return sorted(rows, key=lambda row: row["scores"][-1].value)
+    return sorted(rows, key=lambda row: (row["support"] == 0, row["scores"][-1].value))
 
 
 def _describe_samples(report: Report) -> dict[str, Any]:
     k = len(report.classes)
+    train = report.data.splits["train"]
+    counts = {split: np.bincount(rows.labels, minlength=k) for split, rows in report.data.splits.items()}
     each = max(1, min(SAMPLES_PER_CLASS, MOST_SAMPLES // k))
-    order = np.argsort(report.sample_labels, kind="stable")
-    starts = np.searchsorted(report.sample_labels[order], np.arange(k + 1))
-    rows = [order[start : min(end, start + each)] for start, end in zip(starts[:MOST_SAMPLES], starts[1:], strict=False)]
+    order = np.argsort(train.labels, kind="stable")
+    starts = np.searchsorted(train.labels[order], np.arange(k + 1))
+    rows = [
+        order[start : min(end, start + each)] for start, end in zip(starts[:MOST_SAMPLES], starts[1:], strict=False)
+    ]
     chosen = np.concatenate(rows)
     ends = np.cumsum([len(row) for row in rows]).tolist()
     numbers = [list(range(end - len(row), end)) for row, end in zip(rows, ends, strict=True)]
     numbers += [[] for _ in range(k - len(numbers))]
-    totals = np.sum(list(report.counts.values()), axis=0)
     return {
-        "sheet": draw_sheet(report.samples[np.sort(chosen)][np.argsort(np.argsort(chosen))]),
+        "sheet": draw_sheet(train.images[chosen]),
         "rows": [
-            {"class": at, "numbers": numbers[at], "counts": {split: int(c[at]) for split, c in report.counts.items()}}
+            {"class": at, "numbers": numbers[at], "counts": {split: int(count[at]) for split, count in counts.items()}}
             for at in range(k)
         ],
-        "most": int(totals.max()),
+        "totals": {split: int(count.sum()) for split, count in counts.items()},
+        "most": int(np.sum(list(counts.values()), axis=0).max()),
     }
+
+
+def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested params as rows of a dotted name and a text."""
+    rows = {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            rows |= _flatten(value, f"{prefix}{name}.")
+        else:
+            rows[prefix + name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return rows
 
 
 def _rank_within(groups: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
