@@ -73,7 +73,8 @@ def evaluate(
 
     # Imported when the figures are safe: drawing takes longer to load than all else here but PyTorch.
     from imclass.evaluation.figure import draw_summary
-    from imclass.evaluation.report.page import Report, choose_shown, write_report
+    from imclass.evaluation.report.cards import choose_shown
+    from imclass.evaluation.report.page import Report, write_report
     from imclass.evaluation.saliency import compute_saliency
 
     shown = choose_shown(test.labels, probabilities)

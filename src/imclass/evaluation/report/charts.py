@@ -12,6 +12,7 @@ import numpy as np
 
 WIDTH, HEIGHT = 380, 250
 LEFT, RIGHT, TOP, BOTTOM = 46, 368, 22, 212  # of the plot, within its labels
+STARTS = (0.99, 0.98, 0.95, 0.9, 0.8, 0.6, 0.4, 0.2)
 MANY_POINTS = 60  # more of them are a line without marks
 
 
@@ -69,7 +70,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing. `lines`: name, style, path, marks (x, y, text). `bars`: name, style, boxes (x, y, width, height, text)."""
+    """A drawing. A line is name, style, path and marks (x, y, text), a bar name, style, boxes (x, y, w, h, text)."""
 
     title: str
     text: str
@@ -113,13 +114,19 @@ def format_tick(value: float) -> str:
 
 
 def enclose(values: Iterable[float], *, log: bool = False) -> tuple[float, float]:
-    """Ends of an axis with room for all values; the lower one is 0 where that is near and the axis is not logarithmic."""
+    """Ends of an axis with room for all values; the lower end is 0 where that is near and the axis not logarithmic."""
     numbers = list(values)
     low, high = min(numbers), max(numbers)
     if log:
         return low / 1.15, high * 1.15
     room = 0.06 * (high - low) or 0.06 * abs(high) or 1
     return (0 if 0 <= low < 0.3 * high else low - room), high + room
+
+
+def find_start(lows: Iterable[float]) -> float:
+    """A round number below all shares, as the start of an axis that ends at 1."""
+    low = min(lows)
+    return next((start for start in STARTS if low >= start), 0.0)
 
 
 def _draw_line(line: Line, x: Axis, y: Axis) -> tuple[str, str, str, list[tuple[float, float, str]]]:

@@ -1,0 +1,169 @@
+"""History, labels and probabilities -> the charts of the page. Shapes: n images, k classes."""
+
+import numpy as np
+from jaxtyping import Float, Int64
+
+from imclass.evaluation.report.charts import Axis, Bars, Chart, Line, draw_chart, enclose, find_start
+from imclass.evaluation.report.curves import GRID, accuracy_by_coverage, measure_detection, measure_reliability
+from imclass.training.history import Epoch, find_best
+
+NUM_BARS = 20  # of a histogram
+CURVES = 4  # classes with a curve of their own
+
+
+def draw_learning(history: list[Epoch]) -> list[Chart]:
+    """Loss, accuracy and learning rate by epoch."""
+    epochs = [entry.epoch for entry in history]
+    best = find_best(history)
+    x = Axis("epoch", epochs[0], epochs[-1], whole=True)
+
+    def draw(title: str, text: str, label: str, names: dict[str, str], kept: float | None, log: bool = False) -> Chart:
+        columns = {name: [getattr(entry, field) for entry in history] for name, field in names.items()}
+        values = [value for column in columns.values() for value in column]
+        y = Axis(label, *enclose(values, log=log), log=log)
+        lines = [Line(name, f"line-{name}", epochs, column) for name, column in columns.items()]
+        return draw_chart(title, text, x, y, lines=lines, ring=None if kept is None else (best.epoch, kept))
+
+    losses = [loss for entry in history for loss in (entry.train_loss, entry.val_loss)]
+    log = min(losses) > 0 and max(losses) > 3 * min(losses)
+    scale = ", logarithmic scale" if log else ""
+    return [
+        draw(
+            "Loss",
+            f"On training and validation images by epoch{scale}; the ring is the epoch kept.",
+            "loss",
+            {"train": "train_loss", "validation": "val_loss"},
+            best.val_loss,
+            log,
+        ),
+        draw(
+            "Accuracy",
+            "On training images as they were learnt, with augmentation, and on validation images.",
+            "accuracy",
+            {"train": "train_accuracy", "validation": "val_accuracy"},
+            best.val_accuracy,
+        ),
+        draw("Learning rate", "At the end of each epoch.", "learning rate", {"model": "learning_rate"}, None),
+    ]
+
+
+def draw_confidence(
+    labels: Int64[np.ndarray, " n"],
+    probabilities: Float[np.ndarray, "n k"],
+    uncalibrated: Float[np.ndarray, "n k"],
+) -> list[Chart]:
+    """Reliability, histogram of the confidence, and accuracy on the surest images."""
+    right = probabilities.argmax(axis=1) == labels
+    confidence = probabilities.max(axis=1)
+    scaled = measure_reliability(confidence, right)
+    lines = [Line("ideal", "line-ideal", [0, 1], [0, 1])]
+    text = "A confidence of 0.8 should be right in 80 of 100 images."
+    if not np.array_equal(probabilities, uncalibrated):
+        raw = measure_reliability(uncalibrated.max(axis=1), right)
+        lines.append(Line("before temperature scaling", "line-train", raw.confidence.tolist(), raw.accuracy.tolist()))
+    lines.append(Line("the model", "line-model", scaled.confidence.tolist(), scaled.accuracy.tolist()))
+    edges = np.linspace(0, 1, NUM_BARS + 1)
+    groups = []
+    for name, chosen in ("right", right), ("wrong", ~right):
+        counts = np.histogram(confidence[chosen], edges)[0]
+        texts = [
+            f"{count:,} {name}, confidence {edges[at]:.2f} to {edges[at + 1]:.2f}" for at, count in enumerate(counts)
+        ]
+        groups.append((name, counts, texts))
+    most = max(counts.max() for _, counts, _ in groups)
+    half = np.diff(edges) / 2
+    y = Axis("images", 0.7, max(float(most) * 1.3, 10), log=True)
+    bars = [
+        Bars(
+            name,
+            f"bar-{name}",
+            (edges[:-1] + half * at + 0.002).tolist(),
+            (edges[:-1] + half * (at + 1) - 0.002).tolist(),
+            np.maximum(counts, 0.7).tolist(),
+            texts,
+        )
+        for at, (name, counts, texts) in enumerate(groups)
+    ]
+    coverage, accuracy = accuracy_by_coverage(confidence, right)
+    return [
+        draw_chart("Is the confidence right?", text, Axis("confidence", 0, 1), Axis("share right", 0, 1), lines=lines),
+        draw_chart(
+            "How sure is the model?",
+            "Images by the probability of the predicted class, logarithmic scale.",
+            Axis("confidence", 0, 1),
+            y,
+            bars=bars,
+        ),
+        draw_chart(
+            "What if it answers only when sure?",
+            "Accuracy on the images that it is surest of, by their share.",
+            Axis("share of images answered", 0, 1),
+            Axis("accuracy", find_start(accuracy.tolist()), 1),
+            lines=[Line("accuracy", "line-model", coverage.tolist(), accuracy.tolist())],
+        ),
+    ]
+
+
+def draw_detection(
+    labels: Int64[np.ndarray, " n"], probabilities: Float[np.ndarray, "n k"], classes: list[str]
+) -> list[Chart]:
+    """Each class against the rest: precision, recall and ROC of the worst and on average; what the true class got."""
+    detection = measure_detection(labels, probabilities)
+    areas = detection.precision.mean(axis=1)
+    measured = np.flatnonzero(~np.isnan(areas))
+    if not len(measured):
+        return []
+    worst = [at for at in measured[np.argsort(areas[measured], kind="stable")][:CURVES] if areas[at] < 1 - 1e-9]
+    precision = {"mean of the classes": detection.precision[measured].mean(axis=0)}
+    rate = {"mean of the classes": detection.false_positive_rate[measured].mean(axis=0)}
+    for at in worst:
+        precision[classes[at]] = detection.precision[at]
+        rate[classes[at]] = detection.false_positive_rate[at]
+    floor = 10.0 ** np.floor(np.log10(1 / len(labels)))
+    true_score = probabilities[np.arange(len(labels)), labels]
+    edges = np.linspace(0, 1, NUM_BARS + 1)
+    counts = np.histogram(true_score, edges)[0]
+    which = (
+        "each class against the rest, the worst few" if len(worst) < len(measured) else "each class against the rest"
+    )
+    return [
+        draw_chart(
+            "Precision and recall",
+            f"By threshold of the probability, {which}.",
+            Axis("recall", 0, 1),
+            Axis("precision", 0, 1),
+            lines=[
+                Line(name, f"line-{at}", GRID[1:].tolist(), values[1:].tolist())
+                for at, (name, values) in enumerate(precision.items())
+            ],
+        ),
+        draw_chart(
+            "ROC",
+            f"False alarms on a logarithmic scale, {which}.",
+            Axis("false positive rate", float(floor), 1, log=True),
+            Axis("true positive rate", 0, 1),
+            lines=[
+                Line(name, f"line-{at}", values.tolist(), GRID.tolist())
+                for at, (name, values) in enumerate(rate.items())
+            ],
+        ),
+        draw_chart(
+            "Probability of the true class",
+            "Images by what the model gave the right answer, logarithmic scale.",
+            Axis("probability", 0, 1),
+            Axis("images", 0.7, max(float(counts.max()) * 1.3, 10), log=True),
+            bars=[
+                Bars(
+                    "images",
+                    "bar-right",
+                    (edges[:-1] + 0.004).tolist(),
+                    (edges[1:] - 0.004).tolist(),
+                    np.maximum(counts, 0.7).tolist(),
+                    [
+                        f"{c:,} images, probability {edges[at]:.2f} to {edges[at + 1]:.2f}"
+                        for at, c in enumerate(counts)
+                    ],
+                )
+            ],
+        ),
+    ]
