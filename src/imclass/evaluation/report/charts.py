@@ -26,7 +26,7 @@ class Axis:
     log: bool = False
     whole: bool = False
 
-    def place(self, values: Iterable[float], start: float, end: float) -> list[float]:
+    def place(self, values: Iterable[float], start: int, end: int) -> list[float]:
         """Positions of values; those beyond the ends lie on them."""
         numbers = np.clip(np.fromiter(values, float), self.low, self.high)
         low, high = self.low, self.high
@@ -41,7 +41,7 @@ class Axis:
             return _choose_log_ticks(self.low, self.high)
         step = _round_up((self.high - self.low) / 5 or 1)
         if self.whole:
-            step = max(step, 1)
+            step = max(step, 1.0)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [number * step for number in range(first, last + 1)]
 
@@ -120,7 +120,7 @@ def enclose(values: Iterable[float], *, log: bool = False) -> tuple[float, float
     if log:
         return low / 1.15, high * 1.15
     room = 0.06 * (high - low) or 0.06 * abs(high) or 1
-    return (0 if 0 <= low < 0.3 * high else low - room), high + room
+    return (0.0 if 0 <= low < 0.3 * high else low - room), high + room
 
 
 def find_start(lows: Iterable[float]) -> float:

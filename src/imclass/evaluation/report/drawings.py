@@ -13,7 +13,7 @@ CURVES = 4  # classes with a curve of their own
 
 def draw_learning(history: list[Epoch]) -> list[Chart]:
     """Loss, accuracy and learning rate by epoch."""
-    epochs = [entry.epoch for entry in history]
+    epochs = [float(entry.epoch) for entry in history]
     best = find_best(history)
     x = Axis("epoch", epochs[0], epochs[-1], whole=True)
 
@@ -22,7 +22,7 @@ def draw_learning(history: list[Epoch]) -> list[Chart]:
         values = [value for column in columns.values() for value in column]
         y = Axis(label, *enclose(values, log=log), log=log)
         lines = [Line(name, f"line-{name}", epochs, column) for name, column in columns.items()]
-        return draw_chart(title, text, x, y, lines=lines, ring=None if kept is None else (best.epoch, kept))
+        return draw_chart(title, text, x, y, lines=lines, ring=None if kept is None else (float(best.epoch), kept))
 
     losses = [loss for entry in history for loss in (entry.train_loss, entry.val_loss)]
     log = min(losses) > 0 and max(losses) > 3 * min(losses)
@@ -56,7 +56,7 @@ def draw_confidence(
     right = probabilities.argmax(axis=1) == labels
     confidence = probabilities.max(axis=1)
     scaled = measure_reliability(confidence, right)
-    lines = [Line("ideal", "line-ideal", [0, 1], [0, 1])]
+    lines = [Line("ideal", "line-ideal", [0.0, 1.0], [0.0, 1.0])]
     text = "A confidence of 0.8 should be right in 80 of 100 images."
     if not np.array_equal(probabilities, uncalibrated):
         raw = measure_reliability(uncalibrated.max(axis=1), right)
@@ -72,7 +72,7 @@ def draw_confidence(
         groups.append((name, counts, texts))
     most = max(counts.max() for _, counts, _ in groups)
     half = np.diff(edges) / 2
-    y = Axis("images", 0.7, max(float(most) * 1.3, 10), log=True)
+    y = Axis("images", 0.7, max(float(most) * 1.3, 10.0), log=True)
     bars = [
         Bars(
             name,
@@ -86,19 +86,21 @@ def draw_confidence(
     ]
     coverage, accuracy = accuracy_by_coverage(confidence, right)
     return [
-        draw_chart("Is the confidence right?", text, Axis("confidence", 0, 1), Axis("share right", 0, 1), lines=lines),
+        draw_chart(
+            "Is the confidence right?", text, Axis("confidence", 0.0, 1.0), Axis("share right", 0.0, 1.0), lines=lines
+        ),
         draw_chart(
             "How sure is the model?",
             "Images by the probability of the predicted class, logarithmic scale.",
-            Axis("confidence", 0, 1),
+            Axis("confidence", 0.0, 1.0),
             y,
             bars=bars,
         ),
         draw_chart(
             "What if it answers only when sure?",
             "Accuracy on the images that it is surest of, by their share.",
-            Axis("share of images answered", 0, 1),
-            Axis("accuracy", find_start(accuracy.tolist()), 1),
+            Axis("share of images answered", 0.0, 1.0),
+            Axis("accuracy", find_start(accuracy.tolist()), 1.0),
             lines=[Line("accuracy", "line-model", coverage.tolist(), accuracy.tolist())],
         ),
     ]
@@ -130,8 +132,8 @@ def draw_detection(
         draw_chart(
             "Precision and recall",
             f"By threshold of the probability, {which}.",
-            Axis("recall", 0, 1),
-            Axis("precision", 0, 1),
+            Axis("recall", 0.0, 1.0),
+            Axis("precision", 0.0, 1.0),
             lines=[
                 Line(name, f"line-{at}", GRID[1:].tolist(), values[1:].tolist())
                 for at, (name, values) in enumerate(precision.items())
@@ -140,8 +142,8 @@ def draw_detection(
         draw_chart(
             "ROC",
             f"False alarms on a logarithmic scale, {which}.",
-            Axis("false positive rate", float(floor), 1, log=True),
-            Axis("true positive rate", 0, 1),
+            Axis("false positive rate", float(floor), 1.0, log=True),
+            Axis("true positive rate", 0.0, 1.0),
             lines=[
                 Line(name, f"line-{at}", values.tolist(), GRID.tolist())
                 for at, (name, values) in enumerate(rate.items())
@@ -150,8 +152,8 @@ def draw_detection(
         draw_chart(
             "Probability of the true class",
             "Images by what the model gave the right answer, logarithmic scale.",
-            Axis("probability", 0, 1),
-            Axis("images", 0.7, max(float(counts.max()) * 1.3, 10), log=True),
+            Axis("probability", 0.0, 1.0),
+            Axis("images", 0.7, max(float(counts.max()) * 1.3, 10.0), log=True),
             bars=[
                 Bars(
                     "images",

@@ -38,7 +38,7 @@ def scale_estimates(overall: Mapping[str, Estimate], names: Mapping[str, tuple[s
     if names is SHARES:
         return {"rows": rows, "low": find_start(estimate.low for _, _, estimate in rows), "high": 1.0}
     high = max(estimate.high for _, _, estimate in rows)
-    return {"rows": rows, "low": 0.0, "high": Axis("", 0, high * 1.25 or 1, False).choose_ticks()[-1] or high or 1}
+    return {"rows": rows, "low": 0.0, "high": Axis("", 0.0, 1.25 * high or 1.0).choose_ticks()[-1]}
 
 
 def describe_matrix(confusion: Int64[np.ndarray, "k k"], classes: list[str]) -> dict[str, Any]:
