@@ -15,7 +15,8 @@ def compute_saliency(
 ) -> Float[np.ndarray, "n h w"]:
     """How much each pixel changes the logit of the image's class, in 0..1, the strongest of each image near 1.
 
-    Simonyan et al. 2013, Deep Inside Convolutional Networks: largest absolute gradient of the channels.
+    Simonyan et al. 2013, Deep Inside Convolutional Networks: largest absolute gradient of the channels; here its mean
+    around each pixel, as far as it is above that of most pixels.
     """
     device = model.pixel_mean.device
     found = [np.zeros((0, *images.shape[2:]), np.float32)]
@@ -26,7 +27,12 @@ def compute_saliency(
             logits = model.classify(pixels)
             chosen = logits.gather(1, torch.from_numpy(classes[rows]).to(device)[:, None]).sum()
         (gradient,) = torch.autograd.grad(chosen, pixels)
-        found.append(gradient.abs().amax(dim=1).cpu().numpy())
+        strongest = gradient.abs().amax(dim=1, keepdim=True)
+        size = max(images.shape[2:]) // 10 | 1
+        around = torch.nn.functional.avg_pool2d(strongest, size, 1, size // 2, count_include_pad=False)
+        found.append(around.squeeze(1).cpu().numpy())
     gradients = np.concatenate(found)
-    strong = np.quantile(gradients, STRONG, axis=(1, 2), keepdims=True) if len(gradients) else 1.0
-    return np.minimum(gradients / np.maximum(strong, 1e-30), 1).astype(np.float32)
+    if not len(gradients):
+        return gradients
+    weak, strong = np.quantile(gradients, [0.5, STRONG], axis=(1, 2), keepdims=True)
+    return np.clip((gradients - weak) / np.maximum(strong - weak, 1e-30), 0, 1).astype(np.float32)

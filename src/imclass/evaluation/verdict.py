@@ -46,10 +46,13 @@ def doubt_test(
     both = (accuracy.value * len(labels) + best.val_accuracy * val_images) / (len(labels) + val_images)
     chance = np.sqrt(both * (1 - both) * (1 / len(labels) + 1 / val_images))
     if abs(best.val_accuracy - accuracy.value) > SIGMAS * chance:
-        doubts.append(
-            f"validation gave {best.val_accuracy:.4f}: a difference that chance hardly makes, so its images are of "
-            "another kind, or the choice of the epoch and of params has followed them"
-        )
+        if best.val_accuracy > accuracy.value:
+            why = (
+                "above this by more than chance: the choice of epoch and params has followed it, or the test is harder"
+            )
+        else:
+            why = "below this by more than chance: the test is easier"
+        doubts.append(f"validation gave {best.val_accuracy:.4f}, {why}")
     return doubts
 
 

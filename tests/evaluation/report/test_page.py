@@ -62,12 +62,13 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Opened]]:
         page.on("console", lambda message: opened.faults.append(message.text))
         page.on("pageerror", lambda error: opened.faults.append(str(error)))
         page.on("dialog", lambda dialog: opened.faults.append(dialog.message))
-        page.on("request", lambda request: opened.faults.append(request.url) if ask_network(request.url) else None)
+        page.on("request", lambda request: note_request(opened, request.url))
         page.goto(path.as_uri())
         return opened
 
-    def ask_network(url: str) -> bool:
-        return not url.startswith(("file:", "data:"))
+    def note_request(opened: Opened, url: str) -> None:
+        if not url.startswith(("file:", "data:")):
+            opened.faults.append(url)
 
     yield open_page
     faults = [fault for opened in pages for fault in opened.faults]
@@ -86,8 +87,10 @@ def clothes(make_report: Callable[..., Report], tmp_path_factory: pytest.TempPat
 
 def find_faults(page: Page) -> list[str]:
     """What axe-core calls serious or critical."""
-    found = Axe().run(page).response["violations"]
-    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in found if one["impact"] in ("serious", "critical")]
+    found = Axe().run(page).response
+    assert len(found["passes"]) > 20
+    serious = [one for one in found["violations"] if one["impact"] in ("serious", "critical")]
+    return [f"{one['id']}: {one['nodes'][0]['html']}" for one in serious]
 
 
 def test_page_is_small_asks_for_nothing_and_shows_all_sections(clothes: Path, open_page: Callable[..., Opened]) -> None:
@@ -100,7 +103,7 @@ def test_page_is_small_asks_for_nothing_and_shows_all_sections(clothes: Path, op
     assert page.locator(".chart").count() == 9
     for chart in page.locator(".chart > svg").all():
         drawn = chart.locator(".line > path, rect").evaluate_all(
-            "shapes => shapes.map(shape => shape.getBoundingClientRect()).filter(box => box.width * box.height > 50)"
+            "shapes => shapes.map(shape => shape.getBBox()).filter(box => Math.max(box.width, box.height) > 50)"
         )
         assert drawn, chart.get_attribute("aria-label")
     assert page.locator(".ring").count() == 2
@@ -124,11 +127,10 @@ def test_cell_of_the_matrix_leads_to_its_images(clothes: Path, open_page: Callab
     assert opened.count_cards() == 24
     assert page.locator(".card.wrong:visible").count() == 24
     page.locator(".matrix a[data-true='2'][data-predicted='3']").click()
-    assert 0 < opened.count_cards()
-    for card in page.locator(".card:visible").all():
-        assert card.locator(".labels").inner_text() == "Dress is Coat"
+    assert opened.count_cards() > 0
+    assert set(page.locator(".card:visible .labels").all_inner_texts()) == {"Coat taken for Dress"}
     page.locator(".matrix a[data-true='2'][data-predicted='2']").click()
-    assert {card.inner_text() for card in page.locator(".card:visible .labels").all()} == {"Coat is right"}
+    assert set(page.locator(".card:visible .labels").all_inner_texts()) == {"Coat recognised"}
     page.get_by_role("button", name="Reset").click()
     page.wait_for_function("document.querySelectorAll('.card:not([hidden])').length === 24")
     page.get_by_role("button", name="Show more").click()
@@ -188,11 +190,13 @@ def test_table_of_classes_is_sorted_and_searched(clothes: Path, open_page: Calla
     assert page.locator("#classes-found").inner_text() == "1 of 10 classes"
 
 
-@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 1280), ("light", 390)])
+@pytest.mark.parametrize(("theme", "width"), [("light", 1280), ("dark", 390)])
 def test_page_has_no_serious_fault_of_accessibility(
-    theme: str, width: int, clothes: Path, open_page: Callable[..., Opened]
+    theme: str, width: int, make_report: Callable[..., Report], tmp_path: Path, open_page: Callable[..., Opened]
 ) -> None:
-    page = open_page(clothes, width=width, color_scheme=theme).page
+    path = tmp_path / "report.html"
+    write_report(path, make_report(CLOTHES, 150, doubts=("it is made up",)))
+    page = open_page(path, width=width, color_scheme=theme).page
     red = page.evaluate("parseInt(getComputedStyle(document.body).backgroundColor.match(/\\d+/)[0])")
     assert (red < 60) == (theme == "dark")
     assert page.evaluate("document.documentElement.scrollWidth") == width
@@ -271,8 +275,7 @@ def test_unusual_tests_have_a_page(
     write_report(path, report)
     opened = open_page(path)
     assert opened.count_cards() == min(len(report.shown), opened.count_cards()) > 0
-    assert "nan" not in opened.page.locator("body").inner_text().lower()
-    assert find_faults(opened.page) == []
+    assert "nan" not in opened.page.locator("main").inner_html().lower()
 
 
 def test_equal_tests_give_equal_bytes(make_report: Callable[..., Report], tmp_path: Path) -> None:

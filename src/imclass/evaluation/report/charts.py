@@ -39,7 +39,7 @@ class Axis:
         """About five round numbers between the ends."""
         if self.log:
             return _choose_log_ticks(self.low, self.high)
-        step = _round_up((self.high - self.low) / 5 or 1)
+        step = _round_up((self.high - self.low) / 5 or 1.0)
         if self.whole:
             step = max(step, 1.0)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
@@ -158,6 +158,6 @@ def _choose_log_ticks(low: float, high: float) -> list[float]:
     for factors in (1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 4, 5, 6, 8):
         ticks = [factor * 10.0**power for power in decades for factor in factors]
         ticks = [tick for tick in ticks if low <= tick * (1 + 1e-9) and tick <= high * (1 + 1e-9)]
-        if len(ticks) >= 4:
+        if len(ticks) >= 3:
             break
     return ticks[:: -(-len(ticks) // 7)]

@@ -157,7 +157,7 @@ def draw_detection(
             bars=[
                 Bars(
                     "images",
-                    "bar-right",
+                    "bar-model",
                     (edges[:-1] + 0.004).tolist(),
                     (edges[1:] - 0.004).tolist(),
                     np.maximum(counts, 0.7).tolist(),

@@ -6,6 +6,7 @@ page.js adds filters, sorting and the keys of the matrix.
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -140,8 +141,8 @@ def _describe(report: Report) -> dict[str, Any]:
         "details": {
             **_flatten(report.config.trained.get("params", {})),
             "temperature": f"{report.config.temperature:.4f}",
-            "data": report.data.fingerprint,
-            "model": report.model_hash,
+            "sha256 of the data": report.data.fingerprint,
+            "sha256 of the model": report.model_hash,
         },
     }
 
@@ -153,5 +154,5 @@ def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
         if isinstance(value, dict):
             rows |= _flatten(value, f"{prefix}{name}.")
         else:
-            rows[prefix + name] = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+            rows[prefix + name] = value if isinstance(value, str) else json.dumps(value)
     return rows

@@ -18,17 +18,17 @@ MOST_SAMPLES, SAMPLES_PER_CLASS = 160, 8
 SHORT_NAME = 3  # characters; longer ones stand upright over the matrix
 SHARES = {
     "accuracy": ("accuracy", "share of images recognised"),
-    "balanced_accuracy": ("balanced accuracy", "mean recall of the classes"),
-    "top_3": ("top 3 accuracy", "the true class is among the 3 likeliest"),
-    "top_5": ("top 5 accuracy", "the true class is among the 5 likeliest"),
-    "macro_f1": ("macro F1", "mean F1 of the classes"),
-    "weighted_f1": ("weighted F1", "the same, weighted by images"),
-    "roc_auc": ("ROC AUC", "one class against the rest, mean"),
+    "balanced_accuracy": ("balanced accuracy", "mean recall of classes"),
+    "top_3": ("top 3 accuracy", "truth among the likeliest 3"),
+    "top_5": ("top 5 accuracy", "truth among the likeliest 5"),
+    "macro_f1": ("macro F1", "mean F1 of classes"),
+    "weighted_f1": ("weighted F1", "weighted by images"),
+    "roc_auc": ("ROC AUC", "mean of class against rest"),
 }
 LOSSES = {
-    "log_loss": ("log loss", "mean -log of the true class's probability"),
-    "brier": ("Brier score", "mean squared error of the probabilities"),
-    "ece": ("calibration error", "mean gap of confidence and accuracy"),
+    "log_loss": ("log loss", "mean -log p(true class)"),
+    "brier": ("Brier score", "squared error of probabilities"),
+    "ece": ("calibration error", "gap of confidence, accuracy"),
 }
 
 
