@@ -16,6 +16,7 @@ from imclass.evaluation.metrics import (
     list_figures,
     measure_probabilities,
     write_class_metrics,
+    write_reliability,
 )
 from imclass.evaluation.predictions import write_predictions
 from imclass.evaluation.terminal import print_summary
@@ -36,6 +37,7 @@ def evaluate(
     metrics_file: Path,
     classes_file: Path,
     predictions_file: Path,
+    reliability_file: Path,
     report_file: Path,
     figure_file: Path,
 ) -> None:
@@ -54,43 +56,19 @@ def evaluate(
     write_class_metrics(metrics, data.classes, classes_file)
     names = read_names(data, "test")
     write_predictions(
-        predictions_file,
-        names=names,
-        labels=test.labels,
-        probabilities=probabilities,
-        classes=data.classes,
+        predictions_file, names=names, labels=test.labels, probabilities=probabilities, classes=data.classes
     )
+    write_reliability(reliability_file, probabilities, test.labels)
     history = read_history(history_file)
     predicted = probabilities.argmax(axis=1)
-    doubts = doubt_test(
-        metrics,
-        test.labels,
-        probabilities,
-        data.classes,
-        best=find_best(history),
-        val_images=len(data.splits["val"].labels),
-    )
+    best, val_images = find_best(history), len(data.splits["val"].labels)
+    doubts = doubt_test(metrics, test.labels, probabilities, data.classes, best=best, val_images=val_images)
 
     # Imported when the figures are safe: drawing takes longer to load than all else here but PyTorch.
     from imclass.evaluation.figure import draw_summary
-    from imclass.evaluation.report.cards import choose_shown
     from imclass.evaluation.report.page import Report, write_report
-    from imclass.evaluation.saliency import compute_saliency
 
-    shown = choose_shown(test.labels, probabilities)
-    report = Report(
-        data=data,
-        names=names,
-        config=model.config,
-        model_hash=hash_file(model_file),
-        history=history,
-        metrics=metrics,
-        doubts=doubts,
-        probabilities=probabilities,
-        uncalibrated=torch.softmax(logits, dim=1).numpy(),
-        shown=shown,
-        saliency=compute_saliency(model, test.images[shown], predicted[shown]),
-    )
+    report = Report(data, names, model, hash_file(model_file), history, metrics, doubts, logits.numpy())
     write_report(report_file, report)
     draw_summary(
         figure_file,

@@ -12,7 +12,7 @@ from imclass.imports import find_imports
 
 ROOT = Path(__file__).parents[1]
 LIBRARY = ROOT / "src"
-STAGES = ("prepare", "build", "train", "evaluate", "export")
+STAGES = ("prepare", "build", "train", "evaluate", "gate", "export")
 # Imports point to an earlier entry only; the files of one room may import each other, but not in circles.
 ROOMS = [
     "errors",

@@ -31,7 +31,7 @@ def list_heavy_modules(code: str) -> tuple[set[str], str]:
     return HEAVY & set(done.stderr.split()), done.stdout
 
 
-@pytest.mark.parametrize("command", ["", "fetch"])
+@pytest.mark.parametrize("command", ["", "fetch", "compare", "accept"])
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = CALL_HELP.format(command=command) if command else CALL_HELP.replace("{command!r}, ", "")
     loaded, printed = list_heavy_modules(code)
@@ -46,6 +46,7 @@ def test_help_loads_nothing_heavy(command: str) -> None:
         ("build", {"pandas"}),
         ("train", {"torch"}),
         ("evaluate", {"torch", "matplotlib"}),
+        ("gate", set()),
         ("export", {"torch", "onnx", "onnxruntime"}),
     ],
 )

@@ -1,5 +1,6 @@
 """The real DVC on copies of this checkout: digits, two epochs."""
 
+import csv
 import json
 import os
 import re
@@ -13,11 +14,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from PIL import Image
 
+from imclass.data.packed import open_packed, write_packed
+from imclass.tensors import read_tensors
+
 ROOT = Path(__file__).parents[1]
-STAGES = ["prepare", "build", "train", "evaluate", "export"]
+STAGES = ["prepare", "build", "train", "evaluate", "gate", "export"]
 OWN = "data/raw/own"  # a source of the tests, inside a project
 
 
@@ -73,8 +78,8 @@ def append(file: Path, line: str) -> None:
 def read_outs(project: Path) -> dict[str, bytes]:
     """Content by path of every file that is or lies in an out of a stage."""
     stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values()
-    outs = [out for stage in stages for out in stage["outs"]]
-    outs += [path for stage in stages for metrics in stage.get("metrics", []) for path in metrics]
+    listed = [out for stage in stages for out in stage["outs"] + stage.get("metrics", [])]
+    outs = [name for out in listed for name in ([out] if isinstance(out, str) else out)]
     files = [file for out in outs for file in [project / out, *(project / out).rglob("*")] if file.is_file()]
     return {file.relative_to(project).as_posix(): file.read_bytes() for file in files}
 
@@ -166,8 +171,8 @@ def test_emptied_cache_is_filled_again_with_the_same_outs(project: Path) -> None
     assert run(project, "git", "diff", "dvc.lock") == ""
 
 
-def test_another_lr_reruns_train_evaluate_and_export_only(reproduced: Reproduced, slower: Reproduced) -> None:
-    assert list_run_stages(slower.output) == ["train", "evaluate", "export"]
+def test_another_lr_reruns_train_and_what_follows_only(reproduced: Reproduced, slower: Reproduced) -> None:
+    assert list_run_stages(slower.output) == ["train", "evaluate", "gate", "export"]
     before, after = read_outs(reproduced.project), read_outs(slower.project)
     assert before.keys() == after.keys()
     assert before["reports/metrics.json"] != after["reports/metrics.json"]
@@ -236,7 +241,7 @@ def test_queued_runs_use_the_code_of_when_they_were_queued(project: Path) -> Non
 def test_metrics_and_params_have_different_names(slower: Reproduced) -> None:
     header, *rows = run(slower.project, "dvc", "exp", "show", "--csv").splitlines()
     columns = header.split(",")
-    assert {"test.accuracy", "test.loss", "lr", "epochs"} <= set(columns)
+    assert {"test.accuracy", "low.accuracy", "test.log_loss", "lr", "epochs"} <= set(columns)
     assert len(set(columns)) == len(columns)
     assert not [column for column in columns if ":" in column], "DVC adds the file to a name that stands twice"
     assert [row for row in rows if row.startswith("slower,")]
@@ -252,7 +257,7 @@ def test_experiments_are_shown_with_their_metrics(slower: Reproduced) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "file", "name"), [("metrics", "reports/metrics.json", "test.loss"), ("params", "params.yaml", "lr")]
+    ("kind", "file", "name"), [("metrics", "reports/metrics.json", "test.log_loss"), ("params", "params.yaml", "lr")]
 )
 def test_revisions_differ_in(kind: str, file: str, name: str, slower: Reproduced) -> None:
     found = json.loads(run(slower.project, "dvc", kind, "diff", "HEAD", "slower", "--json"))
@@ -263,11 +268,75 @@ def test_revisions_differ_in(kind: str, file: str, name: str, slower: Reproduced
 def test_plots_of_two_revisions_stand_side_by_side(slower: Reproduced, tmp_path: Path) -> None:
     arguments = ("plots", "diff", "HEAD", "slower", "--json", "--out", str(tmp_path))
     plots: dict[str, list[dict[str, Any]]] = json.loads(run(slower.project, "dvc", *arguments))["data"]
-    assert set(plots) == {"Loss", "Accuracy", "Confusion", "reports/summary.png"}
+    assert set(plots) == {"Loss", "Accuracy", "Confusion", "Reliability", "reports/summary.png"}
     assert {revision for plot in plots["reports/summary.png"] for revision in plot["revisions"]} == {"HEAD", "slower"}
-    for name in "Loss", "Accuracy", "Confusion":
+    for name in "Loss", "Accuracy", "Confusion", "Reliability":
         values = [value for plot in plots[name] for value in plot["content"]["data"]["values"]]
         assert {value["rev"] for value in values} == {"HEAD", "slower"}
+
+
+def test_training_does_not_see_the_test_images(project: Path) -> None:
+    packed = open_packed(project / "data/packed")
+    with (project / "data/packed/index.csv").open(newline="") as file:
+        rows = [(row["image"], row["label"], row["split"]) for row in csv.DictReader(file)]
+    images = np.load(project / "data/packed/images.npy")
+    first = len(rows) - len(packed.splits["test"].labels)
+    images[first:] = 255 - images[first:]
+    spoilt = rows[:first] + [(image, str(9 - int(label)), split) for image, label, split in rows[first:]]
+    write_packed(project / "other", spoilt, [([image for image, _, _ in rows], images)], packed.fit)
+    run(project, "python", "stages/train.py", "other", "other.safetensors", "other.csv")
+
+    assert (project / "other.csv").read_text() == (project / "reports/history.csv").read_text()
+    expected, found = (read_tensors(project / name) for name in ("models/model.safetensors", "other.safetensors"))
+    assert all(torch.equal(expected[0][name], found[0][name]) for name in expected[0])
+    trained = found[1]["config"]["trained"]
+    assert trained["data"] == open_packed(project / "other").fingerprint
+    assert trained["params"]["epochs"] == 2
+    trained["data"] = packed.fingerprint
+    assert found[1] == expected[1]
+    assert expected[1]["config"]["temperature"] != 1
+
+
+def test_evaluate_alone_judges_the_test_images_and_once() -> None:
+    counts = {stage: (ROOT / "stages" / f"{stage}.py").read_text().count('"test"') for stage in ("train", "gate")}
+    assert counts == {"train": 0, "gate": 0}
+    evaluate = (ROOT / "stages/evaluate.py").read_text()
+    assert evaluate.count('splits["test"]') == evaluate.count("compute_logits(") == 1
+
+
+def test_a_model_below_a_floor_is_not_exported(project: Path) -> None:
+    replace(project / "params.yaml", r"^  accuracy: 0.0", "  accuracy: 0.9999")
+    output = run(project, "dvc", "repro", fails=True)
+    assert list_run_stages(output) == ["gate"]
+    assert output.count("expected a lower end of at least 0.9999 (gate.accuracy)") == 1
+    assert json.loads((project / "reports/gate.json").read_text())["verdict"] == "failed"
+
+
+def test_a_model_worse_than_the_accepted_one_is_not_exported(slower: Reproduced, project: Path, tmp_path: Path) -> None:
+    assert "reports/accepted.csv: 347 images" in run(project, "imclass", "accept")
+    assert "not worse than the accepted model" in run(project, "dvc", "repro")
+    later = copy_project(slower.project, tmp_path / "later")
+    shutil.copy(project / "reports/accepted.csv", later / "reports/accepted.csv")
+    output = run(later, "dvc", "repro", fails=True)
+    assert list_run_stages(output) == ["gate"]
+    assert output.count("worse than the accepted model: accuracy -0.") == 1
+
+
+def test_revisions_are_compared_image_by_image(slower: Reproduced, tmp_path: Path) -> None:
+    before = read_outs(slower.project)
+    page = tmp_path / "page.html"
+    output = run(slower.project, "imclass", "compare", "HEAD", "slower", "--html", str(page))
+    assert output.startswith("HEAD -> slower: 347 test images\naccuracy ")
+    assert "\nworse\n" in output
+    pictures = re.findall(r'<img src="data:image/png;base64,[^"]+" alt="Test image images/', page.read_text())
+    changed = sum(map(int, re.findall(r"(\d+) newly (?:right|wrong)", output)))
+    assert 0 < len(pictures) <= changed
+    workspace = run(slower.project, "imclass", "compare", "HEAD")
+    assert workspace.replace("work tree", "slower") == output
+    assert read_outs(slower.project) == before
+    assert run(slower.project, "imclass", "compare", "nowhere", fails=True).startswith(
+        "imclass: nowhere: expected a revision or an experiment of this project"
+    )
 
 
 def remove_source(source: Path) -> None:

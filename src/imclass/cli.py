@@ -35,6 +35,30 @@ def fetch(
     print(f"{archive}: {count} images")
 
 
+@app.command()
+def compare(
+    before: Annotated[str, typer.Argument(metavar="REV", help="A commit, branch, tag or experiment.")],
+    after: Annotated[str | None, typer.Argument(metavar="[REV]", help="Another. Default: the work tree")] = None,
+    html: Annotated[Path | None, typer.Option(help="File to write, with the images that changed sides.")] = None,
+) -> None:
+    """Say whether a model is better than another on the same test images, and show where they differ."""
+    from imclass.team.compare import compare_revisions, format_difference, write_page
+
+    difference = compare_revisions(before, after)
+    print(format_difference(difference))
+    if html:
+        write_page(difference, after, html)
+
+
+@app.command()
+def accept() -> None:
+    """Make the model of the work tree the one that later models must not be worse than."""
+    from imclass.team.accept import ACCEPTED
+    from imclass.team.accept import accept as accept_model
+
+    print(f"{ACCEPTED}: {accept_model()} images; commit it, and the gate compares with it")
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends it with its message and status 1."""
     try:

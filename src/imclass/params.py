@@ -87,6 +87,11 @@ class AugmentParams(Section):
     shift: Annotated[int, Field(ge=0, le=256)]
 
 
+class GateParams(Section):
+    accuracy: Fraction
+    class_recall: Fraction
+
+
 class ExportParams(Section):
     tolerance: Annotated[float, Field(gt=0)]
 
@@ -106,6 +111,7 @@ class Params(Section):
     model: ModelParams
     train: TrainParams
     augment: AugmentParams
+    gate: GateParams
     export: ExportParams
 
     def describe_training(self) -> dict[str, Any]:

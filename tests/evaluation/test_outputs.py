@@ -2,11 +2,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from PIL import Image
 
+from imclass.errors import InputError
 from imclass.evaluation.figure import draw_summary
-from imclass.evaluation.metrics import count_confusion
-from imclass.evaluation.predictions import write_predictions
+from imclass.evaluation.metrics import count_confusion, write_reliability
+from imclass.evaluation.predictions import Decision, read_classes, read_decisions, write_decisions, write_predictions
 from imclass.training.history import Epoch
 
 HISTORY = [Epoch(1, 2.0, 0.3, 1.5, 0.4, 0.1), Epoch(2, 1.0, 0.6, 0.9, 0.7, 0.05)]
@@ -31,6 +33,26 @@ def test_predictions_hold_labels_and_probabilities(tmp_path: Path) -> None:
     assert table.image.tolist() == ["a.png", "b, c.png"]
     assert table.predicted.tolist() == ["b", "NA"]
     np.testing.assert_allclose(table[["p_NA", "p_b"]], probabilities, atol=1e-6)
+
+    text = (tmp_path / "p.csv").read_text()
+    decisions = {"a.png": Decision("NA", "b"), "b, c.png": Decision("NA", "NA")}
+    assert read_decisions(text, "p.csv") == decisions
+    assert read_classes(text) == ["NA", "b"]
+    write_decisions(tmp_path / "d.csv", decisions)
+    assert read_decisions((tmp_path / "d.csv").read_text(), "d.csv") == decisions
+    assert read_decisions("image,label,predicted\n", "d.csv") == {}
+
+
+@pytest.mark.parametrize("text", ["", "image,label\na,b\n", "image,label,predicted\na,b\n", "<html>"])
+def test_another_table_is_not_taken_for_predictions(text: str) -> None:
+    with pytest.raises(InputError, match=r"p\.csv: expected a table of predictions with columns image,label,predicted"):
+        read_decisions(text, "p.csv")
+
+
+def test_reliability_has_a_row_for_each_bin_with_images(tmp_path: Path) -> None:
+    probabilities = np.array([[0.95, 0.05], [0.97, 0.03], [0.4, 0.6]], np.float32)
+    write_reliability(tmp_path / "r.csv", probabilities, np.array([0, 1, 1]))
+    assert (tmp_path / "r.csv").read_text() == "confidence,accuracy,images\n0.6,1.0,1\n0.96,0.5,2\n"
 
 
 def draw(path: Path, k: int, channels: int) -> None:

@@ -25,7 +25,7 @@ NETWORKS = {
 def make_model(network: str, *, channels: int = 1, mirror: bool = False) -> Classifier:
     torch.manual_seed(0)
     fit = {"channels": channels, "height": 8, "width": 8, "fit": "crop", "background": 255}
-    config = ModelConfig(["a", "b", "né"], fit, [0.5] * channels, mirror, NETWORKS[network], [0.25] * channels)
+    config = ModelConfig(["a", "b", "né"], fit, [0.5] * channels, mirror, NETWORKS[network], [0.25] * channels, 0.5)
     return build_model(config).eval()
 
 

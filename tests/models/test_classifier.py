@@ -45,9 +45,10 @@ def test_networks_take_small_and_large_images(network: dict[str, object], channe
     assert model(random_images(2, channels=channels, side=side)).shape == (2, 10)
 
 
-def test_probabilities_are_the_softmax_of_the_logits() -> None:
-    model = build_model(make_config(MLP)).eval()
-    logits = model(random_images(3)).detach().double()
+@pytest.mark.parametrize("temperature", [1.0, 0.4])
+def test_probabilities_are_the_softmax_of_the_logits_over_the_temperature(temperature: float) -> None:
+    model = build_model(replace(make_config(MLP), temperature=temperature)).eval()
+    logits = model(random_images(3)).detach().double() / temperature
     expected = logits.exp() / logits.exp().sum(1, keepdim=True)
     found = model.predict_probabilities(random_images(3)).detach().double()
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)

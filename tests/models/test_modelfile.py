@@ -20,6 +20,8 @@ CONFIG = ModelConfig(
     mirror=False,
     network={"name": "cnn", "widths": [4], "dropout": 0.1},
     std=[0.5],
+    temperature=0.7,
+    trained={"data": "9f", "params": {"lr": 0.1}},
 )
 
 
@@ -80,7 +82,7 @@ def test_another_file_is_refused(content: bytes, message: str, tmp_path: Path) -
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     write_tensors(tmp_path / "m", {"weight": torch.zeros(2)}, {"kind": "checkpoint 1"})
-    with pytest.raises(InputError, match="expected a 'model 1' of imclass, found 'checkpoint 1'"):
+    with pytest.raises(InputError, match="expected a 'model 2' of imclass, found 'checkpoint 1'"):
         load_model(tmp_path / "m")
 
 
@@ -88,6 +90,16 @@ def test_weights_that_are_not_numbers_are_refused(model: Classifier, tmp_path: P
     model.get_parameter("network.stem.weight").data[0] = torch.nan
     save_model(model, tmp_path / "m")
     with pytest.raises(InputError, match=r"expected finite weights, found others in network\.stem\.weight"):
+        load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_temperature_that_gives_no_probabilities_is_refused(
+    temperature: float, model: Classifier, tmp_path: Path
+) -> None:
+    model.config = replace(CONFIG, temperature=temperature)
+    save_model(model, tmp_path / "m")
+    with pytest.raises(InputError, match="expected a temperature above 0, found"):
         load_model(tmp_path / "m")
 
 

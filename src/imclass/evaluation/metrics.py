@@ -16,7 +16,7 @@ from imclass.files import write_rows
 
 Z = 1.959963984540054  # of a normal distribution, 95 % lie within this many standard deviations
 NUM_RESAMPLES = 1_000
-CHUNK_NUMBERS = 2**21  # of the weights of images that are held at once
+CHUNK_NUMBERS = 2**19  # of the weights of images that are held at once
 NUM_BINS = 15  # of the confidence, in the expected calibration error
 MANY_CLASSES = 20  # from here on the first five guesses count, below the first three
 
@@ -150,6 +150,20 @@ def write_class_metrics(metrics: Metrics, classes: list[str], path: Path) -> Non
     write_rows(path, header, rows)
 
 
+def write_reliability(path: Path, probabilities: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) -> None:
+    """Write one row per bin that holds images: confidence and accuracy (means of its images) and their count."""
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    bins = group_confidence(confidence)
+    counts = np.bincount(bins, minlength=NUM_BINS)
+    found = np.flatnonzero(counts)
+    means = [
+        np.bincount(bins, values, NUM_BINS)[found] / counts[found]
+        for values in (confidence, probabilities.argmax(axis=1) == labels)
+    ]
+    rows = zip(*(mean.round(6).tolist() for mean in means), counts[found].tolist(), strict=True)
+    write_rows(path, ["confidence", "accuracy", "images"], rows)
+
+
 def group_confidence(confidence: Float[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     """The bin of each confidence: 15 of equal width over 0..1, each with its upper end."""
     return np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
@@ -186,7 +200,8 @@ def _bootstrap(images: _Images) -> dict[str, Estimate]:
     """Figures of the images; their ends are percentiles of the figures of resampled images (Efron 1979).
 
     Some figures of a sample are off in one direction, as the calibration error, to which noise only adds. Those of its
-    resamples are off once more by as much, so the percentiles are moved back twice by that.
+    resamples are off once more, by about as much. So both percentiles are moved back by what the resamples added, and
+    the one that thereby goes away from the value once more, by what the sample itself had added.
     """
     count = len(images.labels)
     values = {name: float(figure[0]) for name, figure in _weigh(images, np.ones((1, count))).items()}
@@ -194,7 +209,9 @@ def _bootstrap(images: _Images) -> dict[str, Estimate]:
     estimates = {}
     for name, value in values.items():
         drawn = np.concatenate([chunk[name] for chunk in chunks])
-        low, high = (np.quantile(drawn, [0.025, 0.975]) - 2 * (drawn.mean() - value)).tolist()
+        low, high = np.quantile(drawn, [0.025, 0.975]).tolist()
+        off = float(drawn.mean()) - value
+        low, high = low - off - max(off, 0.0), high - off - min(off, 0.0)
         most = np.inf if name in ("log_loss", "brier") else 1.0
         estimates[name] = Estimate(value, max(0.0, min(low, value)), min(most, max(high, value)))
     return estimates
@@ -257,31 +274,35 @@ def _estimate_f1(hits: int, total: int) -> Estimate:
 def _estimate_aucs(
     scores: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]
 ) -> tuple[list[Estimate | None], Estimate | None]:
-    """Of each class against the rest, and of their mean: DeLong's standard error (1988), on the scale of the logit."""
+    """Areas under the ROC curves of each class against the rest, and their mean.
+
+    The mean has DeLong's standard error (1988), on the scale of the logit.
+    """
     count = len(labels)
     supports = np.bincount(labels, minlength=scores.shape[1])
-    found: list[Estimate | None] = []
-    pulls = np.zeros(count)  # how much each image adds to the sum of areas
-    for at, support in enumerate(supports.tolist()):
-        if support in (0, count):
-            found.append(None)
-            continue
+    found = np.flatnonzero((supports > 0) & (supports < count))
+    if len(found) == 0:
+        return [None] * len(supports), None
+    values = np.zeros(len(found))
+    pulls = np.zeros(count)  # how much each image moves the mean area
+    for row, at in enumerate(found.tolist()):
         inside = labels == at
         above = _rank(scores[inside, at], np.sort(scores[~inside, at]))
         below = 1 - _rank(scores[~inside, at], np.sort(scores[inside, at]))
-        value = float(above.mean())
-        pulls[inside] += (above - value) / support
-        pulls[~inside] += (below - value) / (count - support)
-        found.append(_enclose_auc(value, support, count - support))
-    values = [one.value for one in found if one]
-    if not values:
-        return found, None
-    value = float(np.mean(values))
-    deviation = float(np.sqrt(np.square(pulls).sum())) / len(values)
+        values[row] = above.mean()
+        pulls[inside] += (above - values[row]) / (len(above) * len(found))
+        pulls[~inside] += (below - values[row]) / (len(below) * len(found))
+    lows, highs = _enclose_aucs(values, supports[found], count - supports[found])
+    classes: list[Estimate | None] = [None] * len(supports)
+    for at, *ends in zip(found.tolist(), values.tolist(), lows.tolist(), highs.tolist(), strict=True):
+        classes[at] = Estimate(*ends)
+
+    mean = float(values.mean())
+    deviation = float(np.sqrt(np.square(pulls).sum()))
     if deviation == 0:  # each class stands apart from its rest: as an accuracy without a mistake
-        return found, estimate_share(count, count)
-    logit, reach = np.log(value / (1 - value)), Z * deviation / (value * (1 - value))
-    return found, Estimate(value, *(float(1 / (1 + np.exp(-end))) for end in (logit - reach, logit + reach)))
+        return classes, estimate_share(count, count)
+    logit, reach = np.log(mean / (1 - mean)), Z * deviation / (mean * (1 - mean))
+    return classes, Estimate(mean, *(float(1 / (1 + np.exp(-end))) for end in (logit - reach, logit + reach)))
 
 
 def _rank(values: Float[np.ndarray, " a"], others: Float[np.ndarray, " b"]) -> Float[np.ndarray, " a"]:
@@ -289,19 +310,18 @@ def _rank(values: Float[np.ndarray, " a"], others: Float[np.ndarray, " b"]) -> F
     return (others.searchsorted(values, "left") + others.searchsorted(values, "right")) / (2 * len(others))
 
 
-def _enclose_auc(value: float, inside: int, outside: int) -> Estimate:
-    """The areas from which `value` is Z standard deviations away (Newcombe 2006, method 5), by bisection."""
-    mean_count = (inside + outside) / 2
-
-    def is_far(area: float) -> bool:
-        spread = 1 + (mean_count - 1) * ((1 - area) / (2 - area) + area / (1 + area))
-        return (value - area) ** 2 > Z**2 * area * (1 - area) * spread / (inside * outside)
-
+def _enclose_aucs(
+    values: Float[np.ndarray, " k"], inside: Int64[np.ndarray, " k"], outside: Int64[np.ndarray, " k"]
+) -> tuple[Float[np.ndarray, " k"], Float[np.ndarray, " k"]]:
+    """The areas from which each value is Z standard deviations away (Newcombe 2006, method 5), by bisection."""
+    mean_counts = (inside + outside) / 2
     ends = []
-    for far in 0.0, 1.0:
-        near = value
+    for outermost in 0.0, 1.0:
+        far, near = np.full_like(values, outermost), values
         for _ in range(50):
-            middle = (far + near) / 2
-            far, near = (middle, near) if is_far(middle) else (far, middle)
+            area = (far + near) / 2
+            spread = 1 + (mean_counts - 1) * ((1 - area) / (2 - area) + area / (1 + area))
+            is_far = (values - area) ** 2 * (inside * outside) > Z**2 * area * (1 - area) * spread
+            far, near = np.where(is_far, area, far), np.where(is_far, near, area)
         ends.append(near)
-    return Estimate(value, *ends)
+    return ends[0], ends[1]

@@ -1,5 +1,6 @@
 """Model <-> one safetensors file that alone rebuilds it."""
 
+import math
 from dataclasses import asdict, fields
 from pathlib import Path
 
@@ -26,6 +27,9 @@ def load_model(path: Path) -> Classifier:
         raise InputError(f"{path}: expected a {KIND!r} of imclass, found {record.get('kind')!r}")
     if config.keys() != {field.name for field in fields(ModelConfig)}:
         raise InputError(f"{path}: expected the config of a {KIND!r}, found keys {', '.join(sorted(config))}")
+    temperature = config["temperature"]
+    if not isinstance(temperature, float) or not 0 < temperature < math.inf:
+        raise InputError(f"{path}: expected a temperature above 0, found {temperature!r}")
     if broken := [name for name, tensor in weights.items() if not tensor.isfinite().all()]:
         raise InputError(f"{path}: expected finite weights, found others in {', '.join(broken)}")
     try:

@@ -6,18 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from imclass.data.packed import Packed, Split
 from imclass.evaluation.metrics import estimate_metrics
-from imclass.evaluation.report.cards import choose_shown
 from imclass.evaluation.report.page import Report
-from imclass.models.classifier import ModelConfig
+from imclass.models.classifier import ModelConfig, build_model
 from imclass.training.history import Epoch
-
-
-def softmax(logits: np.ndarray) -> np.ndarray:
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
 
 
 @pytest.fixture(scope="session")
@@ -54,29 +49,19 @@ def make_report() -> Callable[..., Report]:
         }
         fit: dict[str, Any] = {"channels": channels, "height": side, "width": side, "fit": "crop", "background": 255}
         per_channel = [0.5] * channels
-        probabilities = softmax(logits / 1.5)
-        shown = choose_shown(labels, probabilities)
+        trained = {"params": {"lr": 0.1, "model": {"name": "mlp", "mlp": {"hidden": [512, 512]}}}}
+        network = {"name": "mlp", "hidden": [], "dropout": 0.0}
+        config = ModelConfig(classes, fit, per_channel, False, network, per_channel, 1.5, trained)
+        torch.manual_seed(0)
         return Report(
             data=Packed(Path("packed"), classes, fit, per_channel, per_channel, splits, "f" * 64),
             names=names or [f"images/{at:05}.png" for at in range(count)],
-            config=ModelConfig(
-                classes,
-                fit,
-                per_channel,
-                False,
-                {"name": "mlp"},
-                per_channel,
-                1.5,
-                {"data": "f" * 64, "params": {"lr": 0.1, "model": {"name": "mlp", "mlp": {"hidden": [512, 512]}}}},
-            ),
+            model=build_model(config),
             model_hash="e" * 64,
             history=[Epoch(at, 2 / at, 1 - 0.7 / at, 1.8 / at, 1 - 0.6 / at, 0.1) for at in range(1, epochs + 1)],
             metrics=estimate_metrics(logits, labels, temperature=1.5),
             doubts=list(doubts),
-            probabilities=probabilities,
-            uncalibrated=softmax(logits),
-            shown=shown,
-            saliency=rng.random((len(shown), side, side), np.float32),
+            logits=logits,
         )
 
     return make_report

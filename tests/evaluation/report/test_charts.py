@@ -20,9 +20,9 @@ def test_ticks_are_round_numbers_within_the_axis(axis: Axis, ticks: list[float])
 
 
 def test_values_lie_between_the_ends_of_an_axis() -> None:
-    assert Axis("", 0.0, 10.0).place([-5, 0, 2.5, 10, 99], 0, 100) == [0, 0, 25, 100, 100]
-    assert Axis("", 0.01, 1.0, log=True).place([0.01, 0.1, 1], 100, 0) == [100, 50, 0]
-    assert Axis("", 3.0, 3.0).place([3], 0, 100) == [50]
+    assert Axis("", 0.0, 10.0).place([-5.0, 0.0, 2.5, 10.0, 99.0], 0, 100) == [0, 0, 25, 100, 100]
+    assert Axis("", 0.01, 1.0, log=True).place([0.01, 0.1, 1.0], 100, 0) == [100, 50, 0]
+    assert Axis("", 3.0, 3.0).place([3.0], 0, 100) == [50]
 
 
 def test_lines_and_bars_stand_in_the_plot() -> None:

@@ -44,4 +44,4 @@ def test_saliency_is_opaque_where_it_is_high() -> None:
     maps[1] = [[1, 0.5], [0, 1]]
     sheet = draw_saliency(maps)
     alpha = np.asarray(decode(sheet).convert("RGBA"))[..., 3]
-    np.testing.assert_allclose(alpha / 255, np.hstack(maps), atol=1 / 30)
+    np.testing.assert_allclose(alpha / 255, np.concatenate(maps, axis=1), atol=1 / 30)

@@ -120,7 +120,7 @@ def enclose(values: Iterable[float], *, log: bool = False) -> tuple[float, float
     if log:
         return low / 1.15, high * 1.15
     room = 0.06 * (high - low) or 0.06 * abs(high) or 1
-    return (0.0 if 0 <= low < 0.3 * high else low - room), high + room
+    return (0.0 if 0 <= low <= 0.3 * high else low - room), high + room
 
 
 def find_start(lows: Iterable[float]) -> float:

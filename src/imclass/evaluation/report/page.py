@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from imclass.data.packed import Packed
 from imclass.evaluation.metrics import Metrics, count_confusion
-from imclass.evaluation.report.cards import choose_width, describe_cards
+from imclass.evaluation.report.cards import choose_shown, choose_width, describe_cards
 from imclass.evaluation.report.charts import find_start
 from imclass.evaluation.report.drawings import draw_confidence, draw_detection, draw_learning
 from imclass.evaluation.report.sheets import SMALL_PIXELS, draw_saliency, draw_sheet
@@ -31,8 +31,9 @@ from imclass.evaluation.report.tables import (
     list_pairs,
     scale_estimates,
 )
+from imclass.evaluation.saliency import compute_saliency
 from imclass.files import write_text
-from imclass.models.classifier import ModelConfig
+from imclass.models.classifier import Classifier
 from imclass.training.history import Epoch, find_best
 
 PAGE, MACROS, STYLE, SCRIPT = "page.html", "charts.html", "page.css", "page.js"
@@ -41,35 +42,19 @@ SHORT_TABLE = 20  # rows that are seen at first
 
 @dataclass(frozen=True)
 class Report:
-    """What stands on the page, of `n` test images, `k` classes and the `s` images of `choose_shown`.
+    """What stands on the page, of `n` test images and `k` classes.
 
-    `names` are those of the test images. `probabilities` are calibrated, `uncalibrated` are those of temperature 1.
-    `saliency` has values in 0..1. `model_hash` is the sha256 of the model file.
+    `names` and `logits` are those of the test images, `model_hash` is the sha256 of the model file.
     """
 
     data: Packed
     names: list[str]
-    config: ModelConfig
+    model: Classifier
     model_hash: str
     history: list[Epoch]
     metrics: Metrics
     doubts: list[str]
-    probabilities: Float[np.ndarray, "n k"]
-    uncalibrated: Float[np.ndarray, "n k"]
-    shown: Int64[np.ndarray, " s"]
-    saliency: Float[np.ndarray, "s h w"]
-
-    @property
-    def classes(self) -> list[str]:
-        return self.data.classes
-
-    @property
-    def images(self) -> UInt8[np.ndarray, "n c h w"]:
-        return self.data.splits["test"].images
-
-    @property
-    def labels(self) -> Int64[np.ndarray, " n"]:
-        return self.data.splits["test"].labels
+    logits: Float[np.ndarray, "n k"]
 
 
 def write_report(path: Path, report: Report) -> None:
@@ -110,41 +95,50 @@ def format_count(value: int) -> str:
 
 
 def _describe(report: Report) -> dict[str, Any]:
-    predicted = report.probabilities.argmax(axis=1)
-    confusion = count_confusion(report.labels, predicted, len(report.classes))
-    cards, first_cards = describe_cards(report.shown, report.labels, report.probabilities, report.names, report.classes)
-    mistakes = int((predicted != report.labels).sum())
+    classes, config = report.data.classes, report.model.config
+    test = report.data.splits["test"]
+    probabilities, uncalibrated = (_softmax(report.logits / heat) for heat in (config.temperature, 1.0))
+    predicted = probabilities.argmax(axis=1)
+    confusion = count_confusion(test.labels, predicted, len(classes))
+    shown = choose_shown(test.labels, probabilities)
+    cards, first_cards = describe_cards(shown, test.labels, probabilities, report.names, classes)
     return {
         "report": report,
+        "classes": classes,
         "accuracy": report.metrics.overall["accuracy"],
-        "num_images": len(report.labels),
-        "num_mistakes": mistakes,
+        "num_images": len(test.labels),
+        "num_mistakes": int((predicted != test.labels).sum()),
         "shares": scale_estimates(report.metrics.overall, SHARES),
         "losses": scale_estimates(report.metrics.overall, LOSSES),
         "learning": draw_learning(report.history),
         "best": find_best(report.history),
-        "confidence": draw_confidence(report.labels, report.probabilities, report.uncalibrated),
-        "mean_confidence": float(report.probabilities.max(axis=1).mean()),
-        "detection": draw_detection(report.labels, report.probabilities, report.classes),
-        "matrix": describe_matrix(confusion, report.classes),
+        "confidence": draw_confidence(test.labels, probabilities, uncalibrated),
+        "mean_confidence": float(probabilities.max(axis=1).mean()),
+        "detection": draw_detection(test.labels, probabilities, classes),
+        "matrix": describe_matrix(confusion, classes),
         "pairs": list_pairs(confusion, first_cards),
         "cards": cards,
         "shown_mistakes": sum(card["wrong"] for card in cards),
-        "sheet": draw_sheet(report.images[report.shown]),
-        "saliency": draw_saliency(report.saliency),
-        "card_width": choose_width(report.images.shape[3], report.images.shape[2]),
-        "pixelated": max(report.images.shape[2:]) <= SMALL_PIXELS,
+        "sheet": draw_sheet(test.images[shown]),
+        "saliency": draw_saliency(compute_saliency(report.model, test.images[shown], predicted[shown])),
+        "card_width": choose_width(test.images.shape[3], test.images.shape[2]),
+        "pixelated": max(test.images.shape[2:]) <= SMALL_PIXELS,
         "class_rows": describe_classes(report.metrics, confusion),
         "class_scale": find_start(min(one.recall.low, one.precision.low, one.f1.low) for one in report.metrics.classes),
         "samples": describe_samples(report.data),
         "short": SHORT_TABLE,
         "details": {
-            **_flatten(report.config.trained.get("params", {})),
-            "temperature": f"{report.config.temperature:.4f}",
+            **_flatten(config.trained.get("params", {})),
+            "temperature": f"{config.temperature:.4f}",
             "sha256 of the data": report.data.fingerprint,
             "sha256 of the model": report.model_hash,
         },
     }
+
+
+def _softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

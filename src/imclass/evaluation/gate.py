@@ -1,0 +1,89 @@
+"""Decisions of a model and of the accepted one -> whether it may leave the house."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from imclass.errors import InputError, list_problems
+from imclass.evaluation.comparison import LEVEL, compare_decisions, describe_unshared, find_shared
+from imclass.evaluation.metrics import Estimate, estimate_share
+from imclass.evaluation.predictions import Decision
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found, as plain values for a JSON file, and a sentence for each requirement that is not met."""
+
+    found: dict[str, Any]
+    reasons: list[str]
+
+
+def judge(
+    decisions: Mapping[str, Decision],
+    accepted: Mapping[str, Decision],
+    classes: list[str],
+    *,
+    accuracy: float,
+    class_recall: float,
+) -> Verdict:
+    """Hold a model against the floors and against the accepted model, where there is one.
+
+    A floor is met where the lower end of the 95 % interval reaches it: then the model is shown to be so good.
+    """
+    reasons = []
+    rights = {name: [one.predicted == name for one in decisions.values() if one.label == name] for name in classes}
+    overall = estimate_share(sum(map(sum, rights.values())), len(decisions))
+    recalls = {name: estimate_share(sum(right), len(right)) for name, right in rights.items()}
+    if overall.low < accuracy:
+        reasons.append(f"accuracy {_show(overall, len(decisions))} of at least {accuracy:g} (gate.accuracy)")
+    reasons += [
+        f"class {name!r}: recall {_show(recall, len(rights[name]))} of at least {class_recall:g} (gate.class_recall)"
+        for name, recall in recalls.items()
+        if recall.low < class_recall
+    ]
+    lowest = min(recalls, key=lambda name: recalls[name].low)
+    found = {
+        "accuracy": {"floor": accuracy, "low": round(overall.low, 6)},
+        "class_recall": {"floor": class_recall, "low": round(recalls[lowest].low, 6), "class": lowest},
+        "accepted": _hold_against(decisions, accepted, reasons),
+    }
+    return Verdict({"verdict": "failed" if reasons else "passed", **found, "reasons": reasons}, reasons)
+
+
+def check_verdict(verdict: Verdict) -> None:
+    """Raise InputError with all reasons against a model that has failed."""
+    if verdict.reasons:
+        raise InputError(f"this model is not to be exported\n{list_problems(verdict.reasons)}")
+
+
+def _hold_against(
+    decisions: Mapping[str, Decision], accepted: Mapping[str, Decision], reasons: list[str]
+) -> dict[str, Any]:
+    """What the comparison with the accepted model found; adds to `reasons` where it is worse beyond chance."""
+    shared = find_shared(accepted, decisions)
+    if not accepted:
+        return {"note": "no model accepted yet: not compared"}
+    if not shared:
+        return {"note": "no test image in common with the accepted model: not compared"}
+    comparison = compare_decisions(accepted, decisions)
+    gained, lost = len(comparison.newly_right), len(comparison.newly_wrong)
+    difference = comparison.difference
+    if comparison.p_worse < LEVEL:
+        reasons.append(
+            f"worse than the accepted model: accuracy {difference.value:+.4f} (95 % interval {difference.low:+.4f} to "
+            f"{difference.high:+.4f}), {lost} newly wrong and {gained} newly right of {comparison.images} images, "
+            f"p {comparison.p_worse:.2g}"
+        )
+    return {
+        "note": describe_unshared(accepted, decisions, shared),
+        "images": comparison.images,
+        "newly_right": gained,
+        "newly_wrong": lost,
+        "difference": {end: round(value, 6) for end, value in asdict(difference).items()},
+        "p_worse": round(comparison.p_worse, 6),
+    }
+
+
+def _show(share: Estimate, images: int) -> str:
+    interval = f"95 % interval {share.low:.4f} to {share.high:.4f}, {images} images"
+    return f"{share.value:.4f} ({interval}): expected a lower end"
