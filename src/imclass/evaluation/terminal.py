@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from imclass.evaluation.metrics import Estimate, Metrics, count_confusion
+from imclass.evaluation.report.charts import find_start
 
 BAR = 24  # characters
 MOST = 5  # classes and confusions
@@ -42,12 +43,12 @@ def print_summary(
         ("F1 of the hardest classes", worst, 1.0),
     ]
     for title, estimates, end in groups:
-        low = min((estimate.low for estimate in estimates.values()), default=0.0) if end else 0.0
+        low = find_start(estimate.low for estimate in estimates.values()) if end else 0.0
         high = end or max(estimate.high for estimate in estimates.values())
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column(title, min_width=26, max_width=26, no_wrap=True)
         table.add_column("value", justify="right", style="bold")
-        table.add_column(f"{low:<{BAR // 2}.4g}{high:>{BAR // 2}.4g}", no_wrap=True, style="cyan")
+        table.add_column(f"{low:<{BAR // 2}.4g}{high:>{BAR // 2}.3g}", no_wrap=True, style="cyan")
         table.add_column("95 % interval", style="dim", no_wrap=True)
         for name, estimate in estimates.items():
             interval = f"{estimate.low:.4f} to {estimate.high:.4f}"

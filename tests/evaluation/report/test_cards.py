@@ -37,5 +37,5 @@ def test_card_names_the_likeliest_classes_and_the_true_one() -> None:
 
 
 def test_small_images_are_enlarged_by_a_whole_number() -> None:
-    assert [choose_width(side, side) for side in (8, 28, 64, 224)] == [96, 84, 64, 96]
-    assert choose_width(100, 200) == 48
+    assert [choose_width(side, side, 96) for side in (8, 28, 64, 224)] == [96, 84, 64, 96]
+    assert choose_width(100, 200, 96) == 48

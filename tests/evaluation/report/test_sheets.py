@@ -41,7 +41,7 @@ def test_large_images_are_shrunk_and_keep_their_colours() -> None:
 
 def test_saliency_is_opaque_where_it_is_high() -> None:
     maps = np.zeros((2, 2, 2), np.float32)
-    maps[1] = [[1, 0.5], [0, 1]]
+    maps[1] = [[1.0, 0.5], [0.0, 1.0]]
     sheet = draw_saliency(maps)
     alpha = np.asarray(decode(sheet).convert("RGBA"))[..., 3]
     np.testing.assert_allclose(alpha / 255, np.concatenate(maps, axis=1), atol=1 / 30)

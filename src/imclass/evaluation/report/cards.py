@@ -9,7 +9,6 @@ from imclass.evaluation.report.sheets import SMALL_PIXELS
 
 MOST_MISTAKES, MOST_RIGHT = 400, 120
 RIGHT_PER_CLASS = 8
-PIXELS = 96  # of the longer side of an image on a card
 TOP = 3  # probabilities beside an image
 
 
@@ -57,10 +56,10 @@ def describe_cards(
     return cards, firsts
 
 
-def choose_width(width: int, height: int) -> int:
-    """Pixels on the page: a multiple of those of a small image, so that all of them look alike."""
+def choose_width(width: int, height: int, most: int) -> int:
+    """Pixels on the screen: a multiple of those of a small image, so that all of them look alike."""
     side = max(width, height)
-    times = PIXELS // side if side <= SMALL_PIXELS else PIXELS / side
+    times = max(1, most // side) if side <= SMALL_PIXELS else most / side
     return round(width * times)
 
 

@@ -125,9 +125,7 @@ def draw_detection(
     true_score = probabilities[np.arange(len(labels)), labels]
     edges = np.linspace(0, 1, NUM_BARS + 1)
     counts = np.histogram(true_score, edges)[0]
-    which = (
-        "each class against the rest, the worst few" if len(worst) < len(measured) else "each class against the rest"
-    )
+    which = f"each class against the rest: their mean{' and the worst' if worst else ''}"
     return [
         draw_chart(
             "Precision and recall",

@@ -38,6 +38,7 @@ from imclass.training.history import Epoch, find_best
 
 PAGE, MACROS, STYLE, SCRIPT = "page.html", "charts.html", "page.css", "page.js"
 SHORT_TABLE = 20  # rows that are seen at first
+CARD_PIXELS, SAMPLE_PIXELS = 96, 32  # of the longer side of an image on the screen
 
 
 @dataclass(frozen=True)
@@ -97,6 +98,7 @@ def format_count(value: int) -> str:
 def _describe(report: Report) -> dict[str, Any]:
     classes, config = report.data.classes, report.model.config
     test = report.data.splits["test"]
+    size = report.data.fit["width"], report.data.fit["height"]
     probabilities, uncalibrated = (_softmax(report.logits / heat) for heat in (config.temperature, 1.0))
     predicted = probabilities.argmax(axis=1)
     confusion = count_confusion(test.labels, predicted, len(classes))
@@ -121,8 +123,9 @@ def _describe(report: Report) -> dict[str, Any]:
         "shown_mistakes": sum(card["wrong"] for card in cards),
         "sheet": draw_sheet(test.images[shown]),
         "saliency": draw_saliency(compute_saliency(report.model, test.images[shown], predicted[shown])),
-        "card_width": choose_width(test.images.shape[3], test.images.shape[2]),
-        "pixelated": max(test.images.shape[2:]) <= SMALL_PIXELS,
+        "card_width": choose_width(*size, CARD_PIXELS),
+        "sample_width": choose_width(*size, SAMPLE_PIXELS),
+        "pixelated": max(size) <= SMALL_PIXELS,
         "class_rows": describe_classes(report.metrics, confusion),
         "class_scale": find_start(min(one.recall.low, one.precision.low, one.f1.low) for one in report.metrics.classes),
         "samples": describe_samples(report.data),
