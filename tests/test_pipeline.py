@@ -275,6 +275,17 @@ def test_plots_of_two_revisions_stand_side_by_side(slower: Reproduced, tmp_path:
         assert {value["rev"] for value in values} == {"HEAD", "slower"}
 
 
+def test_the_table_of_predictions_holds_the_calibrated_probabilities_that_are_judged(reproduced: Reproduced) -> None:
+    with (reproduced.project / "reports/predictions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    metrics = json.loads((reproduced.project / "reports/metrics.json").read_text())
+    losses = [-np.log(max(float(row[f"p_{row['label']}"]), 5e-7)) for row in rows]
+    assert np.mean(losses) == pytest.approx(metrics["test"]["log_loss"], abs=1e-3)
+    assert np.mean([row["label"] == row["predicted"] for row in rows]) == pytest.approx(metrics["test"]["accuracy"])
+    assert metrics["test"]["log_loss"] < metrics["uncalibrated"]["log_loss"] - 0.01
+    assert metrics["test"]["images"] == len(rows)
+
+
 def test_training_does_not_see_the_test_images(project: Path) -> None:
     packed = open_packed(project / "data/packed")
     with (project / "data/packed/index.csv").open(newline="") as file:

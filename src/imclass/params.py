@@ -115,7 +115,7 @@ class Params(Section):
     export: ExportParams
 
     def describe_training(self) -> dict[str, Any]:
-        """All but `epochs` and the data that decides what train makes, as plain values."""
+        """What decides the outcome of training, but for `epochs` and the data, as plain values."""
         return self.model_dump(include={"seed", "batch_size", "lr", "threads", "model", "train", "augment"})
 
     @model_validator(mode="after")

@@ -100,10 +100,10 @@ def test_images_of_one_side_only_and_with_another_label_are_left_out_and_told() 
     before = decide("aa", "bb", "aa", "aa")
     after = decide("aa", "aa", "ab") | {"new": Decision("a", "a")}
     assert find_shared(before, after) == ["0", "2"]
-    assert describe_unshared(before, after, ["0", "2"]) == (
+    assert describe_unshared(before, after) == (
         "the test images differ: left out 1 only before, 1 only after, 1 with another label"
     )
-    assert describe_unshared(before, before, list(before)) == ""
+    assert describe_unshared(before, before) == ""
     assert compare_decisions(before, after).newly_wrong == ["2"]
     with pytest.raises(InputError, match="no test image in common"):
         compare_decisions(before, {"new": Decision("a", "a")})

@@ -67,9 +67,9 @@ def find_shared(before: Mapping[str, Decision], after: Mapping[str, Decision]) -
     return [image for image, one in after.items() if image in before and before[image].label == one.label]
 
 
-def describe_unshared(before: Mapping[str, Decision], after: Mapping[str, Decision], shared: list[str]) -> str:
+def describe_unshared(before: Mapping[str, Decision], after: Mapping[str, Decision]) -> str:
     """A sentence on the images that were left out, empty where there is none."""
-    relabelled = len(before.keys() & after.keys()) - len(shared)
+    relabelled = len(before.keys() & after.keys()) - len(find_shared(before, after))
     counts = {
         "only before": len(before.keys() - after.keys()),
         "only after": len(after.keys() - before.keys()),

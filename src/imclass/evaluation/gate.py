@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from imclass.errors import InputError, list_problems
-from imclass.evaluation.comparison import LEVEL, compare_decisions, describe_unshared, find_shared
+from imclass.evaluation.comparison import LEVEL, Comparison, compare_decisions, describe_unshared, find_shared
 from imclass.evaluation.metrics import Estimate, estimate_share
 from imclass.evaluation.predictions import Decision
 
@@ -41,13 +41,23 @@ def judge(
         for name, recall in recalls.items()
         if recall.low < class_recall
     ]
+    comparison = compare_decisions(accepted, decisions) if find_shared(accepted, decisions) else None
+    if comparison and comparison.p_worse < LEVEL:
+        gap = comparison.difference
+        reasons.append(
+            f"worse than the accepted model: accuracy {gap.value:+.4f} (95 % interval {gap.low:+.4f} to "
+            f"{gap.high:+.4f}), {len(comparison.newly_wrong)} newly wrong, {len(comparison.newly_right)} newly right "
+            f"of {comparison.images} images, p {comparison.p_worse:.2g}"
+        )
     lowest = min(recalls, key=lambda name: recalls[name].low)
     found = {
+        "verdict": "failed" if reasons else "passed",
         "accuracy": {"floor": accuracy, "low": round(overall.low, 6)},
         "class_recall": {"floor": class_recall, "low": round(recalls[lowest].low, 6), "class": lowest},
-        "accepted": _hold_against(decisions, accepted, reasons),
+        "accepted": _describe(comparison, accepted, decisions),
+        "reasons": reasons,
     }
-    return Verdict({"verdict": "failed" if reasons else "passed", **found, "reasons": reasons}, reasons)
+    return Verdict(found, reasons)
 
 
 def check_verdict(verdict: Verdict) -> None:
@@ -56,30 +66,18 @@ def check_verdict(verdict: Verdict) -> None:
         raise InputError(f"this model is not to be exported\n{list_problems(verdict.reasons)}")
 
 
-def _hold_against(
-    decisions: Mapping[str, Decision], accepted: Mapping[str, Decision], reasons: list[str]
+def _describe(
+    comparison: Comparison | None, accepted: Mapping[str, Decision], decisions: Mapping[str, Decision]
 ) -> dict[str, Any]:
-    """What the comparison with the accepted model found; adds to `reasons` where it is worse beyond chance."""
-    shared = find_shared(accepted, decisions)
-    if not accepted:
-        return {"note": "no model accepted yet: not compared"}
-    if not shared:
-        return {"note": "no test image in common with the accepted model: not compared"}
-    comparison = compare_decisions(accepted, decisions)
-    gained, lost = len(comparison.newly_right), len(comparison.newly_wrong)
-    difference = comparison.difference
-    if comparison.p_worse < LEVEL:
-        reasons.append(
-            f"worse than the accepted model: accuracy {difference.value:+.4f} (95 % interval {difference.low:+.4f} to "
-            f"{difference.high:+.4f}), {lost} newly wrong and {gained} newly right of {comparison.images} images, "
-            f"p {comparison.p_worse:.2g}"
-        )
+    if not comparison:
+        what = "no test image in common with the accepted model" if accepted else "no model accepted yet"
+        return {"note": f"{what}: not compared"}
     return {
-        "note": describe_unshared(accepted, decisions, shared),
+        "note": describe_unshared(accepted, decisions),
         "images": comparison.images,
-        "newly_right": gained,
-        "newly_wrong": lost,
-        "difference": {end: round(value, 6) for end, value in asdict(difference).items()},
+        "newly_right": len(comparison.newly_right),
+        "newly_wrong": len(comparison.newly_wrong),
+        "difference": {end: round(value, 6) for end, value in asdict(comparison.difference).items()},
         "p_worse": round(comparison.p_worse, 6),
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 
 from imclass.files import write_rows
 
@@ -60,31 +60,35 @@ def estimate_metrics(
     Overall: accuracy, balanced_accuracy, macro_f1, weighted_f1, top_3 (from 5 classes on) or top_5 (from 20 on),
     log_loss, brier, ece, and roc_auc unless all images are of one class.
     """
-    images = _describe(logits, labels, temperature)
     count, num_classes = logits.shape
-    overall = {"accuracy": estimate_share(int(images.correct.sum()), count)}
-    resampled = _bootstrap(images)
-    if images.correct.all():  # resamples without a mistake have none either
+    log_probabilities = compute_log_probabilities(logits, temperature)
+    predicted = logits.argmax(axis=1)
+    hits = int((predicted == labels).sum())
+    overall = {"accuracy": estimate_share(hits, count)}
+    resampled = _bootstrap(_describe(log_probabilities, labels, predicted))
+    if hits == count:  # resamples without a mistake have none either
         resampled |= dict.fromkeys(("balanced_accuracy", "macro_f1", "weighted_f1"), overall["accuracy"])
     overall |= resampled
     if num_classes >= 5:
         guesses = 5 if num_classes >= MANY_CLASSES else 3
-        higher = (images.log_probabilities > images.log_probabilities[np.arange(count), labels][:, None]).sum(axis=1)
+        higher = (log_probabilities > log_probabilities[np.arange(count), labels][:, None]).sum(axis=1)
         overall[f"top_{guesses}"] = estimate_share(int((higher < guesses).sum()), count)
-    aucs, macro_auc = _estimate_aucs(images.log_probabilities, labels)
+    aucs, macro_auc = _estimate_aucs(log_probabilities, labels)
     if macro_auc:
         overall["roc_auc"] = macro_auc
-    confusion = count_confusion(labels, images.predicted, num_classes)
-    supports, winners, hits = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+    confusion = count_confusion(labels, predicted, num_classes)
+    rights, supports, all_winners = (
+        column.tolist() for column in (confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0))
+    )
     classes = [
         ClassMetrics(
-            precision=estimate_share(int(hits[at]), int(winners[at])),
-            recall=estimate_share(int(hits[at]), int(supports[at])),
-            f1=_estimate_f1(int(hits[at]), int(supports[at] + winners[at])),
-            roc_auc=aucs[at],
-            support=int(supports[at]),
+            precision=estimate_share(right, winners),
+            recall=estimate_share(right, support),
+            f1=_estimate_f1(right, support + winners),
+            roc_auc=auc,
+            support=support,
         )
-        for at in range(num_classes)
+        for right, support, winners, auc in zip(rights, supports, all_winners, aucs, strict=True)
     ]
     return Metrics(overall, classes)
 
@@ -121,7 +125,8 @@ def measure_probabilities(
     logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"], *, temperature: float
 ) -> dict[str, float]:
     """log_loss, brier and ece alone, without their intervals: what a temperature changes."""
-    found = _weigh(_describe(logits, labels, temperature), np.ones((1, len(labels))))
+    log_probabilities = compute_log_probabilities(logits, temperature)
+    found = _weigh(_describe(log_probabilities, labels, logits.argmax(axis=1)), np.ones((1, len(labels))))
     return {name: float(found[name][0]) for name in ("log_loss", "brier", "ece")}
 
 
@@ -171,28 +176,42 @@ def group_confidence(confidence: Float[np.ndarray, " n"]) -> Int64[np.ndarray, "
 
 @dataclass(frozen=True)
 class _Images:
-    log_probabilities: Float[np.ndarray, "n k"]
-    labels: Int64[np.ndarray, " n"]
-    predicted: Int64[np.ndarray, " n"]
-    correct: Bool[np.ndarray, " n"]
+    """What figures are made of, for images in the order of their cells: same label, prediction and bin of confidence.
+
+    `starts` are the first images of the cells; `labels`, `predicted` and `bins` have one number for each cell, the
+    others one for each image. `gap` is 1 for a right image and 0 for a wrong one, less the confidence.
+    """
+
+    num_classes: int
+    starts: Int64[np.ndarray, " cells"]
+    labels: Int64[np.ndarray, " cells"]
+    predicted: Int64[np.ndarray, " cells"]
+    bins: Int64[np.ndarray, " cells"]
     log_loss: Float[np.ndarray, " n"]
     brier: Float[np.ndarray, " n"]
-    confidence: Float[np.ndarray, " n"]
+    gap: Float[np.ndarray, " n"]
 
 
-def _describe(logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"], temperature: float) -> _Images:
-    log_probabilities = compute_log_probabilities(logits, temperature)
+def _describe(
+    log_probabilities: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"], predicted: Int64[np.ndarray, " n"]
+) -> _Images:
+    rows, num_classes = np.arange(len(labels)), log_probabilities.shape[1]
     probabilities = np.exp(log_probabilities)
-    rows = np.arange(len(labels))
-    predicted = logits.argmax(axis=1)
+    confidence = probabilities[rows, predicted]
+    cells = (labels * num_classes + predicted) * NUM_BINS + group_confidence(confidence)
+    order = np.argsort(cells, kind="stable")
+    found, starts = np.unique(cells[order], return_index=True)
+    pairs, bins = np.divmod(found, NUM_BINS)
+    brier = np.square(probabilities).sum(axis=1) - 2 * probabilities[rows, labels] + 1
     return _Images(
-        log_probabilities=log_probabilities,
-        labels=labels,
-        predicted=predicted,
-        correct=predicted == labels,
-        log_loss=-log_probabilities[rows, labels],
-        brier=np.square(probabilities).sum(axis=1) - 2 * probabilities[rows, labels] + 1,
-        confidence=probabilities[rows, predicted],
+        num_classes=num_classes,
+        starts=starts,
+        labels=pairs // num_classes,
+        predicted=pairs % num_classes,
+        bins=bins,
+        log_loss=-log_probabilities[rows, labels][order],
+        brier=brier[order],
+        gap=((predicted == labels) - confidence)[order],
     )
 
 
@@ -203,7 +222,7 @@ def _bootstrap(images: _Images) -> dict[str, Estimate]:
     resamples are off once more, by about as much. So both percentiles are moved back by what the resamples added, and
     the one that thereby goes away from the value once more, by what the sample itself had added.
     """
-    count = len(images.labels)
+    count = len(images.gap)
     values = {name: float(figure[0]) for name, figure in _weigh(images, np.ones((1, count))).items()}
     chunks = [_weigh(images, weights) for weights in _resample(count)]
     estimates = {}
@@ -229,26 +248,27 @@ def _resample(count: int) -> Iterator[Float[np.ndarray, "b n"]]:
 
 def _weigh(images: _Images, weights: Float[np.ndarray, "b n"]) -> dict[str, Float[np.ndarray, " b"]]:
     """Figures for each row of weights, which sum to the number of images."""
-    count, num_classes = images.log_probabilities.shape
-    supports = _sum_groups(weights, images.labels, num_classes)
-    winners = _sum_groups(weights, images.predicted, num_classes)
-    hits = _sum_groups(weights * images.correct, images.labels, num_classes)
+    count, num_classes = weights.shape[1], images.num_classes
+    cells = np.add.reduceat(weights, images.starts, axis=1)
+    supports = _sum_groups(cells, images.labels, num_classes)
+    winners = _sum_groups(cells, images.predicted, num_classes)
+    hits = _sum_groups(cells * (images.labels == images.predicted), images.labels, num_classes)
     f1 = _divide(2 * hits, supports + winners)
-    gaps = _sum_groups(weights * (images.correct - images.confidence), group_confidence(images.confidence), NUM_BINS)
-    # Not by matrix product: the order of its sums, and so their last bits, follows the number of threads.
+    gaps = _sum_groups(np.add.reduceat(weights * images.gap, images.starts, axis=1), images.bins, NUM_BINS)
     return {
         "balanced_accuracy": np.nanmean(_divide(hits, supports), axis=1),
         "macro_f1": np.nanmean(f1, axis=1),
         "weighted_f1": np.nansum(f1 * supports, axis=1) / count,
-        "log_loss": (weights * images.log_loss).sum(axis=1) / count,
-        "brier": (weights * images.brier).sum(axis=1) / count,
+        # Not by matrix product: the order of its sums, and so their last bits, follows the number of threads.
+        "log_loss": np.einsum("bn,n->b", weights, images.log_loss) / count,
+        "brier": np.einsum("bn,n->b", weights, images.brier) / count,
         "ece": np.abs(gaps).sum(axis=1) / count,
     }
 
 
 def _sum_groups(
-    values: Float[np.ndarray, "b n"], groups: Int64[np.ndarray, " n"], num_groups: int
-) -> Float[np.ndarray, "b g"]:
+    values: Float[np.ndarray, "b cells"], groups: Int64[np.ndarray, " cells"], num_groups: int
+) -> Float[np.ndarray, "b groups"]:
     order = np.argsort(groups, kind="stable")
     found, starts = np.unique(groups[order], return_index=True)
     sums = np.zeros((len(values), num_groups))

@@ -6,14 +6,14 @@ Their files are read through DVC, from its cache or its remote: the work tree is
 import base64
 import io
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from imclass.errors import InputError
-from imclass.evaluation.comparison import Comparison, compare_decisions, describe_unshared, find_shared
+from imclass.evaluation.comparison import Comparison, compare_decisions, describe_unshared
 from imclass.evaluation.predictions import Decision, read_decisions
 from imclass.files import write_text
 
@@ -38,8 +38,7 @@ class Difference:
     @property
     def unshared(self) -> str:
         """A sentence on the images that only one of them judged."""
-        decisions = self.decisions_before, self.decisions_after
-        return describe_unshared(*decisions, find_shared(*decisions))
+        return describe_unshared(self.decisions_before, self.decisions_after)
 
 
 def compare_revisions(before: str, after: str | None) -> Difference:
@@ -147,7 +146,7 @@ def _open_files(revision: str, path: Path) -> Iterator[Any]:
         raise InputError(f"{revision}: expected a revision or an experiment of this project: {error}") from None
 
 
-def _load_pictures(images: Iterable[str], revision: str | None) -> Mapping[str, str]:
+def _load_pictures(images: set[str], revision: str | None) -> Mapping[str, str]:
     """PNG files of the images as data URLs, by name, from the packed set of a revision."""
     meta = PACKED / "meta.json"
     if revision is None or (meta.exists() and meta.read_bytes() == _read(meta, revision)):
@@ -159,7 +158,7 @@ def _load_pictures(images: Iterable[str], revision: str | None) -> Mapping[str, 
         return _encode(folder, images)
 
 
-def _encode(packed: Path, images: Iterable[str]) -> dict[str, str]:
+def _encode(packed: Path, images: set[str]) -> dict[str, str]:
     import numpy as np
     from PIL import Image
 
@@ -167,6 +166,10 @@ def _encode(packed: Path, images: Iterable[str]) -> dict[str, str]:
 
     data = open_packed(packed)
     rows = {name: row for row, name in enumerate(read_names(data, "test"))}
+    if missing := images - rows.keys():
+        raise InputError(
+            f"{PACKED}: expected the test images of {PREDICTIONS}, found no {min(missing)}: run the pipeline"
+        )
     urls = {}
     for image in images:
         pixels = np.asarray(data.splits["test"].images[rows[image]]).transpose(1, 2, 0)
