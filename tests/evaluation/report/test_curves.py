@@ -1,14 +1,7 @@
 import numpy as np
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from imclass.evaluation.report.curves import GRID, accuracy_by_coverage, measure_detection, measure_reliability
-
-
-def test_reliability_is_mean_confidence_and_accuracy_of_each_bin() -> None:
-    found = measure_reliability(np.array([0.99, 0.95, 0.97, 0.5]), np.array([True, False, True, True]))
-    np.testing.assert_array_equal(found.images, [1, 3])
-    np.testing.assert_allclose(found.confidence, [0.5, 0.97])
-    np.testing.assert_allclose(found.accuracy, [1, 2 / 3])
+from imclass.evaluation.report.curves import GRID, accuracy_by_coverage, measure_detection
 
 
 def test_accuracy_by_coverage_takes_the_surest_first() -> None:

@@ -5,28 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int64
 
-from imclass.evaluation.metrics import NUM_BINS, group_confidence
-
 GRID = np.linspace(0, 1, 101)  # recalls at which curves are read
-
-
-@dataclass(frozen=True)
-class Reliability:
-    """Bins of equal width of the confidence that hold an image: their mean confidence, accuracy and count."""
-
-    confidence: Float[np.ndarray, " bins"]
-    accuracy: Float[np.ndarray, " bins"]
-    images: Int64[np.ndarray, " bins"]
-
-
-def measure_reliability(confidence: Float[np.ndarray, " n"], right: Bool[np.ndarray, " n"]) -> Reliability:
-    """Guo et al. 2017, On Calibration of Modern Neural Networks."""
-    bins = group_confidence(confidence)
-    images = np.bincount(bins, minlength=NUM_BINS)
-    used = images > 0
-    confidences = np.bincount(bins, confidence.astype(np.float64), NUM_BINS)[used] / images[used]
-    accuracies = np.bincount(bins, right, NUM_BINS)[used] / images[used]
-    return Reliability(confidences, accuracies, images[used])
 
 
 def accuracy_by_coverage(

@@ -3,8 +3,9 @@
 import numpy as np
 from jaxtyping import Float, Int64
 
+from imclass.evaluation.metrics import measure_reliability
 from imclass.evaluation.report.charts import Axis, Bars, Chart, Line, draw_chart, enclose, find_start
-from imclass.evaluation.report.curves import GRID, accuracy_by_coverage, measure_detection, measure_reliability
+from imclass.evaluation.report.curves import GRID, accuracy_by_coverage, measure_detection
 from imclass.training.history import Epoch, find_best
 
 NUM_BARS = 20  # of a histogram
@@ -55,11 +56,11 @@ def draw_confidence(
     """Reliability, histogram of the confidence, and accuracy on the surest images."""
     right = probabilities.argmax(axis=1) == labels
     confidence = probabilities.max(axis=1)
-    scaled = measure_reliability(confidence, right)
+    scaled = measure_reliability(probabilities, labels)
     lines = [Line("ideal", "line-ideal", [0.0, 1.0], [0.0, 1.0])]
     text = "A confidence of 0.8 should be right in 80 of 100 images."
     if not np.array_equal(probabilities, uncalibrated):
-        raw = measure_reliability(uncalibrated.max(axis=1), right)
+        raw = measure_reliability(uncalibrated, labels)
         lines.append(Line("before temperature scaling", "line-train", raw.confidence.tolist(), raw.accuracy.tolist()))
     lines.append(Line("the model", "line-model", scaled.confidence.tolist(), scaled.accuracy.tolist()))
     edges = np.linspace(0, 1, NUM_BARS + 1)
