@@ -19,7 +19,7 @@ def test_detection_lies_on_the_curves_of_scikit_learn() -> None:
         false, true, _ = roc_curve(labels == at, scores[:, at], drop_intermediate=False)
         precision, recall, _ = precision_recall_curve(labels == at, scores[:, at])
         for column, needed in enumerate(GRID[1:], 1):
-            np.testing.assert_allclose(found.false_positive_rate[at, column], false[true >= needed - 1e-9].min())
+            np.testing.assert_allclose(found.false_alarms[at, column], false[true >= needed - 1e-9].min())
             first = np.flatnonzero(recall >= needed - 1e-9)[-1]  # recall falls with the threshold's rise
             positives = (labels == at).sum()
             hits = np.ceil(needed * positives - 1e-9)
@@ -31,4 +31,4 @@ def test_class_without_images_has_no_curve() -> None:
     found = measure_detection(np.array([0, 1]), np.array([[0.9, 0.1, 0.0], [0.2, 0.8, 0.0]]))
     assert np.isnan(found.precision[2]).all()
     assert (found.precision[:2] == 1).all()
-    assert (found.false_positive_rate[:2] == 0).all()
+    assert (found.false_alarms[:2] == 0).all()

@@ -11,7 +11,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
-from imclass.evaluation.report.page import Report, write_report
+from imclass.evaluation.report.page import Report, format_percent, write_report
 
 CLOTHES = ["Ankle boot", "Bag", "Coat", "Dress", "Pullover", "Sandal", "Shirt", "Sneaker", "T-shirt/top", "Trouser"]
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
@@ -286,3 +286,15 @@ def test_equal_tests_give_equal_bytes(make_report: Callable[..., Report], tmp_pa
     for name in "a", "b":
         write_report(tmp_path / name, make_report(CLOTHES[:3], 90))
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_percentages_tell_a_share_from_all() -> None:
+    shares = [0, 0.004, 0.5, 0.91744, 0.99999, 1]
+    assert [format_percent(float(share)).removesuffix("\u202f%") for share in shares] == [
+        "0",
+        "0.4",
+        "50.0",
+        "91.74",
+        "99.999",
+        "100",
+    ]

@@ -22,7 +22,7 @@ class Detection:
     """One class against the rest, at each recall of GRID; nan for a class without images of both kinds."""
 
     precision: Float[np.ndarray, "k grid"]
-    false_positive_rate: Float[np.ndarray, "k grid"]
+    false_alarms: Float[np.ndarray, "k grid"]
 
 
 def measure_detection(labels: Int64[np.ndarray, " n"], probabilities: Float[np.ndarray, "n k"]) -> Detection:

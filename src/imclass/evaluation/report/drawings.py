@@ -1,5 +1,7 @@
 """History, labels and probabilities -> the charts of the page. Shapes: n images, k classes."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from jaxtyping import Float, Int64
 
@@ -9,6 +11,8 @@ from imclass.evaluation.report.curves import GRID, accuracy_by_coverage, measure
 from imclass.training.history import Epoch, find_best
 
 NUM_BARS = 20  # of a histogram
+GAP = 0.003  # beside a bar
+NONE, ROOM = 0.7, 1.3  # where the axis of counts starts, and by how much it exceeds the highest bar
 CURVES = 4  # classes with a curve of their own
 
 
@@ -63,28 +67,7 @@ def draw_confidence(
         raw = measure_reliability(uncalibrated, labels)
         lines.append(Line("before temperature scaling", "line-train", raw.confidence.tolist(), raw.accuracy.tolist()))
     lines.append(Line("the model", "line-model", scaled.confidence.tolist(), scaled.accuracy.tolist()))
-    edges = np.linspace(0, 1, NUM_BARS + 1)
-    groups = []
-    for name, chosen in ("right", right), ("wrong", ~right):
-        counts = np.histogram(confidence[chosen], edges)[0]
-        texts = [
-            f"{count:,} {name}, confidence {edges[at]:.2f} to {edges[at + 1]:.2f}" for at, count in enumerate(counts)
-        ]
-        groups.append((name, counts, texts))
-    most = max(counts.max() for _, counts, _ in groups)
-    half = np.diff(edges) / 2
-    y = Axis("images", 0.7, max(float(most) * 1.3, 10.0), log=True)
-    bars = [
-        Bars(
-            name,
-            f"bar-{name}",
-            (edges[:-1] + half * at + 0.002).tolist(),
-            (edges[:-1] + half * (at + 1) - 0.002).tolist(),
-            np.maximum(counts, 0.7).tolist(),
-            texts,
-        )
-        for at, (name, counts, texts) in enumerate(groups)
-    ]
+    images, bars = _count({"right": confidence[right], "wrong": confidence[~right]}, "confidence")
     coverage, accuracy = accuracy_by_coverage(confidence, right)
     return [
         draw_chart(
@@ -94,7 +77,7 @@ def draw_confidence(
             "How sure is the model?",
             "Images by the probability of the predicted class, logarithmic scale.",
             Axis("confidence", 0.0, 1.0),
-            y,
+            images,
             bars=bars,
         ),
         draw_chart(
@@ -117,15 +100,10 @@ def draw_detection(
     if not len(measured):
         return []
     worst = [at for at in measured[np.argsort(areas[measured], kind="stable")][:CURVES] if areas[at] < 1 - 1e-9]
-    precision = {"mean of the classes": detection.precision[measured].mean(axis=0)}
-    rate = {"mean of the classes": detection.false_positive_rate[measured].mean(axis=0)}
-    for at in worst:
-        precision[classes[at]] = detection.precision[at]
-        rate[classes[at]] = detection.false_positive_rate[at]
-    floor = 10.0 ** np.floor(np.log10(1 / len(labels)))
-    true_score = probabilities[np.arange(len(labels)), labels]
-    edges = np.linspace(0, 1, NUM_BARS + 1)
-    counts = np.histogram(true_score, edges)[0]
+    curves = [("mean of the classes", detection.precision[measured].mean(0), detection.false_alarms[measured].mean(0))]
+    curves += [(classes[at], detection.precision[at], detection.false_alarms[at]) for at in worst]
+    lowest = float(10.0 ** np.floor(np.log10(1 / len(labels))))
+    images, bars = _count({"images": probabilities[np.arange(len(labels)), labels]}, "probability")
     which = f"each class against the rest: their mean{' and the worst' if worst else ''}"
     return [
         draw_chart(
@@ -134,37 +112,47 @@ def draw_detection(
             Axis("recall", 0.0, 1.0),
             Axis("precision", 0.0, 1.0),
             lines=[
-                Line(name, f"line-{at}", GRID[1:].tolist(), values[1:].tolist())
-                for at, (name, values) in enumerate(precision.items())
+                Line(name, f"line-{at}", GRID[1:].tolist(), precision[1:].tolist())
+                for at, (name, precision, _) in enumerate(curves)
             ],
         ),
         draw_chart(
             "ROC",
             f"False alarms on a logarithmic scale, {which}.",
-            Axis("false positive rate", float(floor), 1.0, log=True),
+            Axis("false positive rate", lowest, 1.0, log=True),
             Axis("true positive rate", 0.0, 1.0),
             lines=[
-                Line(name, f"line-{at}", values.tolist(), GRID.tolist())
-                for at, (name, values) in enumerate(rate.items())
+                Line(name, f"line-{at}", false_alarms.tolist(), GRID.tolist())
+                for at, (name, _, false_alarms) in enumerate(curves)
             ],
         ),
         draw_chart(
             "Probability of the true class",
             "Images by what the model gave the right answer, logarithmic scale.",
             Axis("probability", 0.0, 1.0),
-            Axis("images", 0.7, max(float(counts.max()) * 1.3, 10.0), log=True),
-            bars=[
-                Bars(
-                    "images",
-                    "bar-model",
-                    (edges[:-1] + 0.004).tolist(),
-                    (edges[1:] - 0.004).tolist(),
-                    np.maximum(counts, 0.7).tolist(),
-                    [
-                        f"{c:,} images, probability {edges[at]:.2f} to {edges[at + 1]:.2f}"
-                        for at, c in enumerate(counts)
-                    ],
-                )
-            ],
+            images,
+            bars=bars,
         ),
     ]
+
+
+def _count(groups: Mapping[str, Float[np.ndarray, " _"]], what: str) -> tuple[Axis, list[Bars]]:
+    """Histograms of numbers in 0..1 beside each other, and a logarithmic axis for their heights."""
+    edges = np.linspace(0, 1, NUM_BARS + 1)
+    width = 1 / NUM_BARS / len(groups)
+    bars, most = [], 10 / ROOM
+    for at, (name, values) in enumerate(groups.items()):
+        counts = np.histogram(values, edges)[0]
+        starts = edges[:-1] + at * width
+        bars.append(
+            Bars(
+                name,
+                f"bar-{name}",
+                (starts + GAP).tolist(),
+                (starts + width - GAP).tolist(),
+                np.maximum(counts, NONE).tolist(),
+                [f"{count:,} {name}, {what} {edges[n]:.2f} to {edges[n + 1]:.2f}" for n, count in enumerate(counts)],
+            )
+        )
+        most = max(most, float(counts.max()))
+    return Axis("images", NONE, ROOM * most, log=True), bars

@@ -86,8 +86,10 @@ def format_share(value: float) -> str:
 
 def format_percent(value: float) -> str:
     """A share as per cent, with as many digits as tell it from 100 %."""
-    digits = 2 if 0.9 < value < 1 else 0 if value in (0, 1) else 1
-    return f"{100 * value:.{digits}f}\u202f%"  # no line ends in this space
+    percent = f"{100 * value:.0f}" if value in (0, 1) else f"{100 * value:.{2 if value > 0.9 else 1}f}"
+    if value < 1 and float(percent) == 100:
+        percent = f"{100 * value:.6f}".rstrip("0")
+    return f"{percent}\u202f%"  # no line ends in this space
 
 
 def format_count(value: int) -> str:
