@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the folder benchmark
 from benchmarks.programs import Program, alternate, copy_checkout, divide, run, run_timed
 from benchmarks.report import RESULTS, format_spread, write_report
 
-STAGES = ("prepare", "build", "train", "evaluate", "export")
+STAGES = ("prepare", "build", "train", "evaluate", "gate", "export")
 REPRO = [sys.executable, "-m", "dvc", "repro"]
 NOTHING, TORCH, EMPTY, IMPORTS = "Python alone", "`import torch`", "no-op, empty project", "imports of all stages"
 # What each is compared with.
@@ -26,6 +26,7 @@ AGAINST = {
     "imports of build": NOTHING,
     "imports of train": TORCH,
     "imports of evaluate": TORCH,
+    "imports of gate": NOTHING,
     "imports of export": TORCH,
     "`imclass --help`": NOTHING,
     "no-op `dvc repro`": EMPTY,

@@ -23,7 +23,7 @@ def gate(params: Params, predictions_file: Path, accepted_file: Path, verdict_fi
     )
     write_text(verdict_file, json.dumps(verdict.found, indent=2, ensure_ascii=False) + "\n")
     check_verdict(verdict)
-    print("passed:", verdict.found["accepted"]["note"] or "not worse than the accepted model")
+    print("passed:", verdict.note or "not worse than the accepted model")
 
 
 if __name__ == "__main__":

@@ -78,7 +78,7 @@ def append(file: Path, line: str) -> None:
 def read_outs(project: Path) -> dict[str, bytes]:
     """Content by path of every file that is or lies in an out of a stage."""
     stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values()
-    listed = [out for stage in stages for out in stage["outs"] + stage.get("metrics", [])]
+    listed = [out for stage in stages for kind in ("outs", "metrics") for out in stage.get(kind, [])]
     outs = [name for out in listed for name in ([out] if isinstance(out, str) else out)]
     files = [file for out in outs for file in [project / out, *(project / out).rglob("*")] if file.is_file()]
     return {file.relative_to(project).as_posix(): file.read_bytes() for file in files}
@@ -126,7 +126,7 @@ def project(reproduced: Reproduced, tmp_path: Path) -> Path:
 def slower(reproduced: Reproduced, tmp_path_factory: pytest.TempPathFactory) -> Reproduced:
     """The project after an experiment called slower, with a lower learning rate."""
     project = copy_project(reproduced.project, tmp_path_factory.mktemp("experiment"))
-    return Reproduced(project, run(project, "dvc", "exp", "run", "--name", "slower", "-S", "lr=0.02"))
+    return Reproduced(project, run(project, "dvc", "exp", "run", "--name", "slower", "-S", "lr=0.002"))
 
 
 def copy_project(project: Path, to: Path) -> Path:
@@ -241,7 +241,7 @@ def test_queued_runs_use_the_code_of_when_they_were_queued(project: Path) -> Non
 def test_metrics_and_params_have_different_names(slower: Reproduced) -> None:
     header, *rows = run(slower.project, "dvc", "exp", "show", "--csv").splitlines()
     columns = header.split(",")
-    assert {"test.accuracy", "low.accuracy", "test.log_loss", "lr", "epochs"} <= set(columns)
+    assert {"test.accuracy", "low.accuracy", "verdict", "test.log_loss", "lr", "epochs"} <= set(columns)
     assert len(set(columns)) == len(columns)
     assert not [column for column in columns if ":" in column], "DVC adds the file to a name that stands twice"
     assert [row for row in rows if row.startswith("slower,")]
@@ -251,7 +251,7 @@ def test_experiments_are_shown_with_their_metrics(slower: Reproduced) -> None:
     shown = json.loads(run(slower.project, "dvc", "exp", "show", "--json"))
     experiment = next(row for row in shown if row["rev"] != "workspace")["experiments"][0]["revs"][0]
     assert experiment["name"] == "slower"
-    assert experiment["data"]["params"]["params.yaml"]["data"]["lr"] == 0.02
+    assert experiment["data"]["params"]["params.yaml"]["data"]["lr"] == 0.002
     metrics = json.loads((slower.project / "reports/metrics.json").read_text())
     assert experiment["data"]["metrics"]["reports/metrics.json"]["data"] == metrics
 

@@ -21,7 +21,7 @@ def test_floors_of_zero_and_no_accepted_model_let_everything_pass() -> None:
     verdict = judge_plainly(decide(0, 10), {})
     check_verdict(verdict)
     assert verdict.found["verdict"] == "passed"
-    assert verdict.found["accepted"] == {"note": "no model accepted yet: not compared"}
+    assert verdict.note == "no model accepted yet: not compared"
 
 
 def test_floors_are_held_against_the_lower_ends() -> None:
@@ -55,8 +55,8 @@ def test_only_a_model_worse_beyond_chance_than_the_accepted_one_fails(wrong: int
 
 
 def test_other_test_images_are_told_and_do_not_count() -> None:
-    found = judge_plainly(decide(5, 5), {"elsewhere": Decision("a", "a")}).found
-    assert found["accepted"] == {"note": "no test image in common with the accepted model: not compared"}
-    found = judge_plainly(decide(5, 5), decide(9, 0)).found
-    assert found["accepted"]["note"] == "the test images differ: left out 2 only after"
-    assert found["accepted"]["images"] == 18
+    elsewhere = judge_plainly(decide(5, 5), {"elsewhere": Decision("a", "a")})
+    assert elsewhere.note == "no test image in common with the accepted model: not compared"
+    partly = judge_plainly(decide(5, 5), decide(9, 0))
+    assert partly.note == "the test images differ: left out 2 only after"
+    assert partly.found["checks"][2]["images"] == 18

@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from sklearn import metrics as oracle
 from sklearn.calibration import calibration_curve
 
+from imclass.errors import InputError
 from imclass.evaluation.metrics import (
     Estimate,
     count_confusion,
@@ -141,6 +142,12 @@ def test_images_of_one_class_have_no_curve() -> None:
 def test_large_logits_give_finite_figures() -> None:
     metrics = estimate_metrics(np.array([[1e4, -1e4]] * 2, np.float32), np.array([1, 0]))
     assert metrics.overall["log_loss"].value == pytest.approx(1e4)
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_logits_that_are_no_numbers_are_refused(broken: float) -> None:
+    with pytest.raises(InputError, match="expected finite logits, found others for 1 images"):
+        estimate_metrics(np.array([[0, broken], [0, 1]], np.float32), np.array([0, 1]))
 
 
 def test_memory_is_a_few_times_that_of_the_probabilities() -> None:

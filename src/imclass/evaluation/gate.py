@@ -12,9 +12,13 @@ from imclass.evaluation.predictions import Decision
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found, as plain values for a JSON file, and a sentence for each requirement that is not met."""
+    """What was found, as plain values for a JSON file, and a sentence for each requirement that is not met.
+
+    DVC shows the verdict among its metrics, and leaves out what is in lists. `note` tells what was not compared.
+    """
 
     found: dict[str, Any]
+    note: str
     reasons: list[str]
 
 
@@ -49,15 +53,18 @@ def judge(
             f"{gap.high:+.4f}), {len(comparison.newly_wrong)} newly wrong, {len(comparison.newly_right)} newly right "
             f"of {comparison.images} images, p {comparison.p_worse:.2g}"
         )
+    accepted_found = _describe(comparison, accepted, decisions)
     lowest = min(recalls, key=lambda name: recalls[name].low)
     found = {
         "verdict": "failed" if reasons else "passed",
-        "accuracy": {"floor": accuracy, "low": round(overall.low, 6)},
-        "class_recall": {"floor": class_recall, "low": round(recalls[lowest].low, 6), "class": lowest},
-        "accepted": _describe(comparison, accepted, decisions),
         "reasons": reasons,
+        "checks": [
+            {"of": "accuracy", "floor": accuracy, "low": round(overall.low, 6)},
+            {"of": "class_recall", "floor": class_recall, "low": round(recalls[lowest].low, 6), "class": lowest},
+            {"of": "accepted", **accepted_found},
+        ],
     }
-    return Verdict(found, reasons)
+    return Verdict(found, accepted_found["note"], reasons)
 
 
 def check_verdict(verdict: Verdict) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int64
 
+from imclass.errors import InputError
 from imclass.files import write_rows
 
 Z = 1.959963984540054  # of a normal distribution, 95 % lie within this many standard deviations
@@ -67,8 +68,11 @@ def estimate_metrics(
     """All figures of probabilities softmax(logits / temperature); equal inputs give equal figures.
 
     Overall: accuracy, balanced_accuracy, macro_f1, weighted_f1, top_3 (from 5 classes on) or top_5 (from 20 on),
-    log_loss, brier, ece, and roc_auc unless all images are of one class.
+    log_loss, brier, ece, and roc_auc unless all images are of one class. Raises InputError for logits that are no
+    numbers.
     """
+    if not np.isfinite(logits).all():
+        raise InputError(f"expected finite logits, found others for {(~np.isfinite(logits)).any(axis=1).sum()} images")
     count, num_classes = logits.shape
     log_probabilities = compute_log_probabilities(logits, temperature)
     predicted = logits.argmax(axis=1)
