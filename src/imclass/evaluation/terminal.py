@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from imclass.evaluation.metrics import Estimate, Metrics, count_confusion
-from imclass.evaluation.report.charts import find_start
+from imclass.evaluation.report.charts import find_end, find_start
 
 BAR = 24  # characters
 MOST = 5  # classes and confusions
@@ -44,7 +44,7 @@ def print_summary(
     ]
     for title, estimates, end in groups:
         low = find_start(estimate.low for estimate in estimates.values()) if end else 0.0
-        high = end or max(estimate.high for estimate in estimates.values())
+        high = end or find_end(estimate.high for estimate in estimates.values())
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
         table.add_column(title, min_width=26, max_width=26, no_wrap=True)
         table.add_column("value", justify="right", style="bold")

@@ -1,6 +1,18 @@
 import pytest
 
-from imclass.evaluation.report.charts import BOTTOM, LEFT, RIGHT, TOP, Axis, Bars, Line, draw_chart, enclose, find_start
+from imclass.evaluation.report.charts import (
+    BOTTOM,
+    LEFT,
+    RIGHT,
+    TOP,
+    Axis,
+    Bars,
+    Line,
+    draw_chart,
+    enclose,
+    find_end,
+    find_start,
+)
 
 
 @pytest.mark.parametrize(
@@ -48,3 +60,6 @@ def test_axes_hold_all_values() -> None:
     assert enclose([0.0, 0.0]) == (0, 1)
     assert enclose([0.5, 2.0], log=True) == pytest.approx((0.5 / 1.15, 2 * 1.15))
     assert [find_start([low, 1.0]) for low in (0.995, 0.97, 0.5, 0.0)] == [0.99, 0.95, 0.4, 0]
+    assert [find_end([0.0, high]) for high in (0.2323, 0.0095, 0.5, 3.1, 0.0)] == pytest.approx(
+        [0.25, 0.01, 0.5, 4, 0.2]
+    )

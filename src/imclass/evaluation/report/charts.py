@@ -39,7 +39,7 @@ class Axis:
         """About five round numbers between the ends."""
         if self.log:
             return _choose_log_ticks(self.low, self.high)
-        step = _round_up((self.high - self.low) / 5 or 1.0)
+        step = _round_step((self.high - self.low) / 5 or 1.0)
         if self.whole:
             step = max(step, 1.0)
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
@@ -129,6 +129,13 @@ def find_start(lows: Iterable[float]) -> float:
     return next((start for start in STARTS if low >= start), 0.0)
 
 
+def find_end(highs: Iterable[float]) -> float:
+    """A round number not below any, as the end of an axis that starts at 0."""
+    high = max(highs)
+    step = _round_step(high / 5 or 0.2)
+    return max(math.ceil(high / step - 1e-9), 1) * step
+
+
 def _draw_line(line: Line, x: Axis, y: Axis) -> tuple[str, str, str, list[tuple[float, float, str]]]:
     points = list(zip(x.place(line.x, LEFT, RIGHT), y.place(line.y, BOTTOM, TOP), strict=True))
     path = "M" + "L".join(f"{across:g} {down:g}" for across, down in points)
@@ -147,7 +154,7 @@ def _draw_bars(bars: Bars, x: Axis, y: Axis) -> tuple[str, str, list[tuple[float
     return bars.name, bars.style, boxes
 
 
-def _round_up(step: float) -> float:
+def _round_step(step: float) -> float:
     """The next of 1, 2, 5, 10, 20, 50, ..."""
     power = 10.0 ** math.floor(math.log10(step))
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))

@@ -8,7 +8,7 @@ from jaxtyping import Int64
 
 from imclass.data.packed import Packed
 from imclass.evaluation.metrics import Estimate, Metrics
-from imclass.evaluation.report.charts import Axis, find_start
+from imclass.evaluation.report.charts import find_end, find_start
 from imclass.evaluation.report.sheets import draw_sheet
 
 MATRIX_CLASSES = 26  # more are cut down to those most taken for each other
@@ -37,8 +37,7 @@ def scale_estimates(overall: Mapping[str, Estimate], names: Mapping[str, tuple[s
     rows = [(name, text, overall[key]) for key, (name, text) in names.items() if key in overall]
     if names is SHARES:
         return {"rows": rows, "low": find_start(estimate.low for _, _, estimate in rows), "high": 1.0}
-    high = max(estimate.high for _, _, estimate in rows)
-    return {"rows": rows, "low": 0.0, "high": Axis("", 0.0, 1.25 * high or 1.0).choose_ticks()[-1]}
+    return {"rows": rows, "low": 0.0, "high": find_end(estimate.high for _, _, estimate in rows)}
 
 
 def describe_matrix(confusion: Int64[np.ndarray, "k k"], classes: list[str]) -> dict[str, Any]:
