@@ -1,4 +1,4 @@
-"""model.safetensors + packed set -> metrics, predictions and a picture of the test split, read once."""
+"""model.safetensors + packed set -> metrics, predictions, a page and a picture of the test split, read once."""
 
 import json
 import sys
@@ -19,12 +19,14 @@ from imclass.evaluation.metrics import (
     write_reliability,
 )
 from imclass.evaluation.predictions import write_predictions
-from imclass.files import write_text
+from imclass.evaluation.terminal import print_summary
+from imclass.evaluation.verdict import doubt_test
+from imclass.files import hash_file, write_text
 from imclass.models.inference import compute_logits
 from imclass.models.modelfile import load_model
 from imclass.params import Params
 from imclass.stage import run
-from imclass.training.history import read_history
+from imclass.training.history import find_best, read_history
 
 
 def evaluate(
@@ -36,6 +38,7 @@ def evaluate(
     classes_file: Path,
     predictions_file: Path,
     reliability_file: Path,
+    report_file: Path,
     figure_file: Path,
 ) -> dict[str, object]:
     make_deterministic(params.threads)
@@ -52,28 +55,32 @@ def evaluate(
     figures = list_figures(metrics, uncalibrated, temperature)
     write_text(metrics_file, json.dumps(figures, indent=2) + "\n")
     write_class_metrics(metrics, data.classes, classes_file)
+    names = read_names(data, "test")
     write_predictions(
-        predictions_file,
-        names=read_names(data, "test"),
-        labels=test.labels,
-        probabilities=probabilities,
-        classes=data.classes,
+        predictions_file, names=names, labels=test.labels, probabilities=probabilities, classes=data.classes
     )
     write_reliability(reliability_file, probabilities, test.labels)
+    history = read_history(history_file)
+    predicted = probabilities.argmax(axis=1)
+    best, val_images = find_best(history), len(data.splits["val"].labels)
+    doubts = doubt_test(metrics, test.labels, probabilities, data.classes, best=best, val_images=val_images)
+
     # Imported when the figures are safe: drawing takes longer to load than all else here but PyTorch.
     from imclass.evaluation.figure import draw_summary
+    from imclass.evaluation.report.page import Report, write_report
 
+    report = Report(data, names, model, hash_file(model_file), history, metrics, doubts, logits.numpy())
+    write_report(report_file, report)
     draw_summary(
         figure_file,
-        history=read_history(history_file),
-        confusion=count_confusion(test.labels, probabilities.argmax(axis=1), len(data.classes)),
+        history=history,
+        confusion=count_confusion(test.labels, predicted, len(data.classes)),
         classes=data.classes,
         images=test.images,
         labels=test.labels,
         probabilities=probabilities,
     )
-    for name, estimate in metrics.overall.items():
-        print(f"{name} {estimate.value:.4f} ({estimate.low:.4f} to {estimate.high:.4f})")
+    print_summary(metrics, test.labels, predicted, data.classes, doubts)
     return {"images": len(test.images), **describe_device(device)}
 
 

@@ -83,3 +83,10 @@ def test_stages_are_thin(stage: str) -> None:
     functions = [node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
     assert functions == [stage]
     assert len(source.splitlines()) <= 100
+
+
+def test_files_that_a_module_names_beside_itself_are_found() -> None:
+    found = find_imports(ROOT / "stages" / "evaluate.py")
+    report = LIBRARY / "imclass" / "evaluation" / "report"
+    assert {file for file in report.iterdir() if file.suffix in (".html", ".css", ".js")} <= set(found)
+    assert not {file for file in find_imports(ROOT / "stages" / "export.py") if file.suffix != ".py"}

@@ -53,6 +53,15 @@ class Metrics:
     classes: list[ClassMetrics]
 
 
+@dataclass(frozen=True)
+class Reliability:
+    """Bins of the confidence that hold images: means of their confidence and accuracy, and their images."""
+
+    confidence: Float[np.ndarray, " bins"]
+    accuracy: Float[np.ndarray, " bins"]
+    images: Int64[np.ndarray, " bins"]
+
+
 def estimate_metrics(
     logits: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"], *, temperature: float = 1.0
 ) -> Metrics:
@@ -161,16 +170,20 @@ def write_class_metrics(metrics: Metrics, classes: list[str], path: Path) -> Non
 
 def write_reliability(path: Path, probabilities: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) -> None:
     """Write one row per bin that holds images: confidence and accuracy (means of its images) and their count."""
+    found = measure_reliability(probabilities, labels)
+    means = (mean.round(6).tolist() for mean in (found.confidence, found.accuracy))
+    write_rows(path, ["confidence", "accuracy", "images"], zip(*means, found.images.tolist(), strict=True))
+
+
+def measure_reliability(probabilities: Float[np.ndarray, "n k"], labels: Int64[np.ndarray, " n"]) -> Reliability:
+    """How often the likeliest class is the true one, by its probability (Guo and others 2017)."""
     confidence = probabilities.max(axis=1).astype(np.float64)
     bins = group_confidence(confidence)
     counts = np.bincount(bins, minlength=NUM_BINS)
-    found = np.flatnonzero(counts)
-    means = [
-        np.bincount(bins, values, NUM_BINS)[found] / counts[found]
-        for values in (confidence, probabilities.argmax(axis=1) == labels)
-    ]
-    rows = zip(*(mean.round(6).tolist() for mean in means), counts[found].tolist(), strict=True)
-    write_rows(path, ["confidence", "accuracy", "images"], rows)
+    used = np.flatnonzero(counts)
+    confidences = np.bincount(bins, confidence, NUM_BINS)[used] / counts[used]
+    accuracies = np.bincount(bins, probabilities.argmax(axis=1) == labels, NUM_BINS)[used] / counts[used]
+    return Reliability(confidences, accuracies, counts[used])
 
 
 def group_confidence(confidence: Float[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:

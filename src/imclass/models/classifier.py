@@ -51,7 +51,10 @@ class Classifier(nn.Module):
 
     def forward(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
         """Logits of a batch."""
-        normalised = self.normalise(images)
+        return self.classify(self.normalise(images))
+
+    def classify(self, normalised: Float[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
+        """Logits of normalised images."""
         logits = self.network(normalised)
         if self.config.mirror and not self.training:
             logits = (logits + self.network(normalised.flip(3))) / 2

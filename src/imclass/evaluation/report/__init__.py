@@ -1,0 +1,1 @@
+"""A test of a model -> one HTML page that works offline."""

@@ -1,0 +1,157 @@
+"""What a test gave -> report.html: one file that asks for no other, with pictures, charts and tables.
+
+The page holds no time, version or device, so that equal inputs give equal bytes. It is read without JavaScript too;
+page.js adds filters, sorting and the keys of the matrix.
+"""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from imclass.data.packed import Packed
+from imclass.evaluation.metrics import Metrics, count_confusion
+from imclass.evaluation.report.cards import choose_shown, choose_width, describe_cards
+from imclass.evaluation.report.charts import find_start
+from imclass.evaluation.report.drawings import draw_confidence, draw_detection, draw_learning
+from imclass.evaluation.report.sheets import SMALL_PIXELS, draw_saliency, draw_sheet
+from imclass.evaluation.report.tables import (
+    LOSSES,
+    SHARES,
+    describe_classes,
+    describe_matrix,
+    describe_samples,
+    list_pairs,
+    scale_estimates,
+)
+from imclass.evaluation.saliency import compute_saliency
+from imclass.files import write_text
+from imclass.models.classifier import Classifier
+from imclass.training.history import Epoch, find_best
+
+PAGE, MACROS, STYLE, SCRIPT = "page.html", "charts.html", "page.css", "page.js"
+SHORT_TABLE = 20  # rows that are seen at first
+CARD_PIXELS, SAMPLE_PIXELS = 96, 32  # of the longer side of an image on the screen
+
+
+@dataclass(frozen=True)
+class Report:
+    """What stands on the page, of `n` test images and `k` classes.
+
+    `names` and `logits` are those of the test images, `model_hash` is the sha256 of the model file.
+    """
+
+    data: Packed
+    names: list[str]
+    model: Classifier
+    model_hash: str
+    history: list[Epoch]
+    metrics: Metrics
+    doubts: list[str]
+    logits: Float[np.ndarray, "n k"]
+
+
+def write_report(path: Path, report: Report) -> None:
+    """Write the page, whole or not at all."""
+    folder = Path(__file__).parent
+    script = (folder / SCRIPT).read_text("utf-8")
+    environment = Environment(
+        loader=FileSystemLoader(folder, encoding="utf-8"),
+        autoescape=True,  # names of classes and files are anybody's
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters.update(share=format_share, percent=format_percent, count=format_count)
+    page = environment.get_template(PAGE).render(
+        _describe(report),
+        style=(folder / STYLE).read_text("utf-8"),
+        script=script,
+        script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+    )
+    write_text(path, page)
+
+
+def format_share(value: float) -> str:
+    """A number of 0..1 with four decimals."""
+    return f"{value:.4f}"
+
+
+def format_percent(value: float) -> str:
+    """A share as per cent, with as many digits as tell it from 100 %."""
+    percent = f"{100 * value:.0f}" if value in (0, 1) else f"{100 * value:.{2 if value > 0.9 else 1}f}"
+    if value < 1 and float(percent) == 100:
+        percent = f"{100 * value:.6f}".rstrip("0")
+    return f"{percent}\u202f%"  # no line ends in this space
+
+
+def format_count(value: int) -> str:
+    """A whole number with commas."""
+    return f"{value:,}"
+
+
+def _describe(report: Report) -> dict[str, Any]:
+    classes, config = report.data.classes, report.model.config
+    test = report.data.splits["test"]
+    size = report.data.fit["width"], report.data.fit["height"]
+    probabilities, uncalibrated = (_softmax(report.logits / heat) for heat in (config.temperature, 1.0))
+    predicted = probabilities.argmax(axis=1)
+    confusion = count_confusion(test.labels, predicted, len(classes))
+    shown = choose_shown(test.labels, probabilities)
+    cards, first_cards = describe_cards(shown, test.labels, probabilities, report.names, classes)
+    return {
+        "report": report,
+        "classes": classes,
+        "accuracy": report.metrics.overall["accuracy"],
+        "num_images": len(test.labels),
+        "num_mistakes": int((predicted != test.labels).sum()),
+        "shares": scale_estimates(report.metrics.overall, SHARES),
+        "losses": scale_estimates(report.metrics.overall, LOSSES),
+        "learning": draw_learning(report.history),
+        "best": find_best(report.history),
+        "confidence": draw_confidence(test.labels, probabilities, uncalibrated),
+        "mean_confidence": float(probabilities.max(axis=1).mean()),
+        "detection": draw_detection(test.labels, probabilities, classes),
+        "matrix": describe_matrix(confusion, classes),
+        "pairs": list_pairs(confusion, first_cards),
+        "cards": cards,
+        "shown_mistakes": sum(card["wrong"] for card in cards),
+        "sheet": draw_sheet(test.images[shown]),
+        "saliency": draw_saliency(compute_saliency(report.model, test.images[shown], predicted[shown])),
+        "card_width": choose_width(*size, CARD_PIXELS),
+        "sample_width": choose_width(*size, SAMPLE_PIXELS),
+        "pixelated": max(size) <= SMALL_PIXELS,
+        "class_rows": describe_classes(report.metrics, confusion),
+        "class_scale": find_start(min(one.recall.low, one.precision.low, one.f1.low) for one in report.metrics.classes),
+        "samples": describe_samples(report.data),
+        "short": SHORT_TABLE,
+        "details": {
+            **_flatten(config.trained.get("params", {})),
+            "temperature": f"{config.temperature:.4f}",
+            "sha256 of the data": report.data.fingerprint,
+            "sha256 of the model": report.model_hash,
+        },
+    }
+
+
+def _softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return weights / weights.sum(axis=1, keepdims=True)
+
+
+def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested params as rows of a dotted name and a text."""
+    rows: dict[str, str] = {}
+    for name, value in params.items():
+        if isinstance(value, dict):
+            rows |= _flatten(value, f"{prefix}{name}.")
+        else:
+            rows[prefix + name] = value if isinstance(value, str) else json.dumps(value)
+    return rows

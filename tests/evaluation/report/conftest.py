@@ -1,0 +1,67 @@
+"""Reports of made-up tests, whose mistakes lie between neighbouring classes."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from imclass.data.packed import Packed, Split
+from imclass.evaluation.metrics import estimate_metrics
+from imclass.evaluation.report.page import Report
+from imclass.models.classifier import ModelConfig, build_model
+from imclass.training.history import Epoch
+
+
+@pytest.fixture(scope="session")
+def make_report() -> Callable[..., Report]:
+    """`make_report(classes, count, ...)`: a report on `count` test images; the later arguments change single fields."""
+
+    def make_report(
+        classes: list[str],
+        count: int,
+        *,
+        side: int = 8,
+        channels: int = 1,
+        noise: float = 2.0,
+        epochs: int = 5,
+        doubts: tuple[str, ...] = (),
+        names: list[str] | None = None,
+    ) -> Report:
+        rng = np.random.default_rng(0)
+        k = len(classes)
+        labels = np.arange(count) % k
+        logits = rng.normal(0, noise, (count, k)).astype(np.float32)
+        logits[np.arange(count), labels] += 6
+        logits[np.arange(count), (labels + 1) % k] += 3
+        shape = (channels, side, side)
+
+        def draw_split(of: np.ndarray) -> Split:
+            levels = rng.integers(0, 256, (len(of), *shape), np.uint8)
+            return Split(levels // 2 + (120 * of / k).astype(np.uint8)[:, None, None, None], of)
+
+        splits = {
+            "train": draw_split(np.arange(3 * k) % k),
+            "val": draw_split(np.arange(k)),
+            "test": draw_split(labels),
+        }
+        fit: dict[str, Any] = {"channels": channels, "height": side, "width": side, "fit": "crop", "background": 255}
+        per_channel = [0.5] * channels
+        trained = {"params": {"lr": 0.1, "model": {"name": "mlp", "mlp": {"hidden": [512, 512]}}}}
+        network = {"name": "mlp", "hidden": [], "dropout": 0.0}
+        config = ModelConfig(classes, fit, per_channel, False, network, per_channel, 1.5, trained)
+        torch.manual_seed(0)
+        return Report(
+            data=Packed(Path("packed"), classes, fit, per_channel, per_channel, splits, "f" * 64),
+            names=names or [f"images/{at:05}.png" for at in range(count)],
+            model=build_model(config),
+            model_hash="e" * 64,
+            history=[Epoch(at, 2 / at, 1 - 0.7 / at, 1.8 / at, 1 - 0.6 / at, 0.1) for at in range(1, epochs + 1)],
+            metrics=estimate_metrics(logits, labels, temperature=1.5),
+            doubts=list(doubts),
+            logits=logits,
+        )
+
+    return make_report
