@@ -52,7 +52,7 @@ SURROUNDINGS = {
     "other language, time zone, hash seed": "LC_ALL=C TZ=Asia/Tokyo PYTHONHASHSEED=7 dvc repro",
     "killed in training, then the clock a day back": (
         "(dvc repro & until ls .checkpoints/*/000003* >/dev/null 2>&1; do sleep 0.05; done;"
-        " pkill -KILL -s 0 -f stages/train.py; wait) ; faketime -f -1d dvc repro"
+        " pkill -KILL -s 0 -f '[s]tages/train.py'; wait) ; faketime -f -1d dvc repro"
     ),
     "all files from two days ahead": "dvc repro; find . -path ./.git -prune -o -exec touch -d '2 days' {} +; dvc repro",
     "two at once": "dvc repro & dvc repro; wait; dvc repro",
