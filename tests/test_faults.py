@@ -73,7 +73,7 @@ def test_logits_that_are_not_numbers_are_refused(after: Project) -> None:
     for parameter in model.parameters():
         parameter.data *= 1e30
     save_model(model, path)
-    with pytest.raises(FaultError, match=r"evaluate: models/model\.safetensors: expected finite logits"):
+    with pytest.raises(FaultError, match="evaluate: expected finite logits, found others for"):
         after.run(shlex.join(read_command(after.folder, "evaluate")))
 
 
