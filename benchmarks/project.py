@@ -83,8 +83,8 @@ class Project:
     def read_outs(self) -> dict[str, bytes]:
         """dvc.lock and all files of all outs, by path."""
         stages = yaml.safe_load((self.folder / "dvc.yaml").read_text())["stages"].values()
-        outs = [out for stage in stages for out in stage["outs"]]
-        outs += [path for stage in stages for metrics in stage.get("metrics", []) for path in metrics]
+        listed = [out for stage in stages for kind in ("outs", "metrics") for out in stage.get(kind, [])]
+        outs = [name for out in listed for name in ([out] if isinstance(out, str) else out)]
         paths = [path for out in outs for path in (self.folder / out, *(self.folder / out).rglob("*"))]
         files = [self.folder / "dvc.lock", *(path for path in paths if path.is_file())]
         return {file.relative_to(self.folder).as_posix(): file.read_bytes() for file in files if file.exists()}

@@ -175,7 +175,9 @@ def check_status() -> Iterator[Finding]:
     status = _ask_dvc("status", "--json")
     for name, changes in status.items():
         changed = [
-            f"{path} {how}"
+            f"{path}: {', '.join(f'{key} {what}' for key, what in how.items())}"
+            if isinstance(how, dict)
+            else f"{path} {how}"
             for change in changes
             if isinstance(change, dict)
             for paths in change.values()
