@@ -21,7 +21,7 @@ import yaml
 
 from imclass.errors import InputError
 from imclass.record import find_record, hash_out
-from imclass.team.difference import measure_difference
+from imclass.team.deviation import measure_deviation
 
 TOLERANCE = 1e-4  # largest difference of any number that still counts as equal
 SETTINGS = """\
@@ -96,7 +96,7 @@ def _compare(locked: Path, md5: str, made: Path) -> tuple[float, str]:
         return math.inf, "not made"
     if not locked.exists() or hash_out(locked) != md5:
         return math.inf, "other bytes than the locked ones, which are not at hand to compare numbers with"
-    difference = measure_difference(locked, made)
+    difference = measure_deviation(locked, made)
     return difference, f"largest difference {difference:.2g}" if difference < math.inf else "not only numbers differ"
 
 

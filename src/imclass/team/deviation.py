@@ -14,7 +14,7 @@ NUM_IMAGES = 256
 DECIMAL = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
-def measure_difference(one: Path, other: Path) -> float:
+def measure_deviation(one: Path, other: Path) -> float:
     """0 where all bytes or numbers are equal, infinite where more than numbers differs.
 
     Numbers are those of JSON, of CSV (whole ones count as names), of arrays (npy) and tensors (safetensors), and the
@@ -24,7 +24,7 @@ def measure_difference(one: Path, other: Path) -> float:
         names = [sorted(file.relative_to(folder) for file in folder.rglob("*")) for folder in (one, other)]
         if names[0] != names[1]:
             return math.inf
-        return max((measure_difference(one / name, other / name) for name in names[0]), default=0.0)
+        return max((measure_deviation(one / name, other / name) for name in names[0]), default=0.0)
     if one.is_dir() or other.is_dir():
         return math.inf
     if one.read_bytes() == other.read_bytes():

@@ -9,7 +9,7 @@ import torch
 from imclass.export.graph import save_onnx, save_program, trace_program
 from imclass.models.classifier import ModelConfig, build_model
 from imclass.models.modelfile import save_model
-from imclass.team.difference import measure_difference
+from imclass.team.deviation import measure_deviation
 
 CONFIG = ModelConfig(
     classes=["a", "b"],
@@ -41,7 +41,7 @@ def test_text(suffix: str, one: str, other: str, expected: float, tmp_path: Path
     paths = [tmp_path / f"{name}{suffix}" for name in ("one", "other")]
     for path, text in zip(paths, (one, other), strict=True):
         path.write_text(text)
-    assert measure_difference(*paths) == pytest.approx(expected, abs=1e-12)
+    assert measure_deviation(*paths) == pytest.approx(expected, abs=1e-12)
 
 
 def test_arrays_and_folders(tmp_path: Path) -> None:
@@ -49,11 +49,11 @@ def test_arrays_and_folders(tmp_path: Path) -> None:
     for name, array in ("one", ramp), ("other", ramp + np.float32(0.5) * (ramp == 4999)), ("short", ramp[1:]):
         (tmp_path / name).mkdir()
         np.save(tmp_path / name / "ramp.npy", array)
-    assert measure_difference(tmp_path / "one", tmp_path / "one") == 0
-    assert measure_difference(tmp_path / "one", tmp_path / "other") == 0.5
-    assert measure_difference(tmp_path / "one", tmp_path / "short") == math.inf
+    assert measure_deviation(tmp_path / "one", tmp_path / "one") == 0
+    assert measure_deviation(tmp_path / "one", tmp_path / "other") == 0.5
+    assert measure_deviation(tmp_path / "one", tmp_path / "short") == math.inf
     (tmp_path / "other" / "more").touch()
-    assert measure_difference(tmp_path / "one", tmp_path / "other") == math.inf
+    assert measure_deviation(tmp_path / "one", tmp_path / "other") == math.inf
 
 
 def test_models_and_their_exports(tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_models_and_their_exports(tmp_path: Path) -> None:
         with torch.no_grad():
             next(model.parameters())[0, 0] += 2**-10
     for name in writers:
-        difference = measure_difference(tmp_path / "one" / name, tmp_path / "other" / name)
+        difference = measure_deviation(tmp_path / "one" / name, tmp_path / "other" / name)
         if name == "model.safetensors":
             assert difference == pytest.approx(2**-10, rel=1e-3)
         else:
