@@ -8,12 +8,13 @@ import argparse
 import random
 import re
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the folder benchmarks is
@@ -117,7 +118,7 @@ def kill_until_done(
         process.wait()
     saved = project.count_saved_epochs()
     told = project.run(command)
-    if saved and "'train'" in told and not queued:
+    if saved and "Running stage 'train'" in told and not queued:
         found = re.search(r"going on after (\d+) epochs", told)
         if found is None or int(found[1]) < saved:
             raise FaultError(f"expected to go on after {saved} epochs\n{told}")
@@ -150,6 +151,35 @@ def change_surroundings(folder: Path) -> Iterator[Line]:
         yield name, 1, failed
 
 
+def fill_disks(folder: Path, disks: int, seed: int) -> Iterator[Line]:
+    """Run from nothing on file systems that fill up at some point, then make room and run again (as root)."""
+    before, after = prepare_projects(folder, {"epochs": EPOCHS})
+    expected = after.read_outs()
+    sizes = [int(project.run("du -sk . | cut -f1")) for project in (before, after)]
+    chance = random.Random(seed)
+    disk = folder / "disk"
+    disk.mkdir()
+    failed: list[str] = []
+    for _ in range(disks):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={chance.randint(*sizes)}k", "none", str(disk)], check=True)
+        try:
+            project = before.copy(disk / "project")
+            project.output = folder / "disk.output"
+            with note(failed, "full disk"):
+                process = project.start(REPRO)
+                with suppress(subprocess.TimeoutExpired):  # DVC does not always end by itself
+                    process.wait(60)
+                project.kill("")
+                if process.wait() == 0 or not re.search("No space left|disk is full", project.output.read_text()):
+                    raise FaultError(f"status {process.returncode}, no word of the disk\n{project.output.read_text()}")
+                subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
+                project.run(REPRO)
+                project.check(expected)
+        finally:
+            subprocess.run(["umount", str(disk)], check=True)
+    yield f"`{REPRO}` on a disk that fills up, then again with room", disks, failed
+
+
 def corrupt(folder: Path, seed: int, each: int) -> Iterator[Line]:
     """Damage every artifact, and put hostile files in its place."""
     project = prepare_projects(folder, {"epochs": 2}, keep_checkpoints=True)[1]
@@ -172,12 +202,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--damages", type=int, default=300, help="of each of ten files")
+    parser.add_argument("--disks", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS / "faults.md")
     options = parser.parse_args()
     parts: list[Callable[[Path], Iterator[Line]]] = [
         lambda folder: corrupt(folder, options.seed, options.damages),
         change_surroundings,
+        lambda folder: fill_disks(folder, options.disks, options.seed),
         fail_calls,
         lambda folder: kill_at_random(folder, options.kills, options.seed),
     ]
