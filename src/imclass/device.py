@@ -1,6 +1,12 @@
 """Where a run happens, and what must be fixed for it to repeat bit for bit."""
 
+import fcntl
 import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -8,11 +14,15 @@ from imclass.errors import InputError
 
 
 def select_device(name: str) -> torch.device:
-    """auto: the GPU if there is one, else the CPU; otherwise the device of that name.
+    """auto: the GPU if there is one, else the CPU; of several GPUs, one that no other run has. Else the device named.
 
-    Raises InputError where this machine or this build of PyTorch does not have it.
+    Waits while other runs have all of several GPUs, so that each worker of a queue gets its own; so call it once in a
+    process. Raises InputError where this machine or this build of PyTorch does not have the device.
     """
-    if name == "auto":
+    if name == "auto" and torch.cuda.device_count() > 1:
+        gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        name = f"cuda:{claim([f'imclass-gpu-{gpu.uuid}.lock' for gpu in gpus], Path(tempfile.gettempdir()))}"
+    elif name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
@@ -28,3 +38,28 @@ def make_deterministic(threads: int) -> None:
     torch.use_deterministic_algorithms(True)
     # Else every new tensor is written twice.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+
+
+def claim(names: Sequence[str], folder: Path, seconds_between: float = 1.0) -> int:
+    """Index of the first name that no other process has claimed; waits until there is one.
+
+    The claim is a lock on the file of that name in `folder`, and ends with this process, however that ends.
+    """
+    waiting = False
+    while True:
+        for index, name in enumerate(names):
+            path = folder / name
+            if not path.exists():
+                path.touch()
+                path.chmod(0o644)  # to lock a file is to read it: other users may
+            descriptor = os.open(path, os.O_RDONLY)  # stays open as long as this process lives
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+            else:
+                return index
+        if not waiting:
+            print(f"waiting for one of {len(names)} GPUs, which other runs have", file=sys.stderr)
+            waiting = True
+        time.sleep(seconds_between)
