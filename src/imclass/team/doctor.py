@@ -96,15 +96,22 @@ def check_gpu() -> Iterator[Finding]:
 
 
 def check_conflicts() -> Iterator[Finding]:
-    """No file of the pipeline holds the marks of an unfinished merge."""
-    for path in _list_pipeline_files():
-        if CONFLICT.search(path.read_bytes()):
+    """No file of the pipeline waits for the end of a merge. dvc.lock comes last: it is made from the others."""
+    unmerged = _run("git", "diff", "--name-only", "--relative", "--diff-filter=U").stdout.splitlines()
+    for path in sorted(_list_pipeline_files(), key=lambda path: path.name == "dvc.lock"):
+        if path.as_posix() not in unmerged and not CONFLICT.search(path.read_bytes()):
+            continue
+        if path.name == "dvc.lock":
+            fetch = "dvc pull" if _has_remote() else "dvc checkout"
+            mend = f"git checkout --ours dvc.lock && {fetch} && dvc repro && git add dvc.lock reports"
+        elif path.suffix == ".dvc":
             mend = (
-                "git checkout --ours dvc.lock && dvc repro && git add dvc.lock"
-                if path.name == "dvc.lock"
-                else f"decide in {path} what stays, then: git add {path}"
+                f"git merge --abort && dvc install && dvc fetch --all-commits {path}   # and merge again; an archive "
+                "cannot be merged: docs/team.md"
             )
-            yield Finding(f"{path}: marks of an unfinished merge", mend)
+        else:
+            mend = f"decide in {path} what stays, then: git add {path}"
+        yield Finding(f"{path}: in an unfinished merge", mend)
 
 
 def check_line_ends() -> Iterator[Finding]:
@@ -184,7 +191,8 @@ def check_status() -> Iterator[Finding]:
         ]
         if changed and name.endswith(".dvc"):
             data = name.removesuffix(".dvc")
-            yield Finding(f"{data}: changed and not added: the others still get the old one", f"dvc add {data}")
+            mend = f"dvc add {data}   # or, where Git brought a newer one: dvc checkout {data}"
+            yield Finding(f"{data}: not what {name} says: the others still get that", mend)
         elif changed or "changed command" in changes:
             what = _list(changed) or "its command"
             yield Finding(f"stage {name}: dvc.lock is of an earlier state: {what}", "dvc repro")
@@ -192,7 +200,7 @@ def check_status() -> Iterator[Finding]:
 
 def check_storage(*, offline: bool) -> Iterator[Finding]:
     """Results and data lie where the others can fetch them."""
-    has_remote = bool(_run(sys.executable, "-m", "dvc", "remote", "list").stdout.strip())
+    has_remote = _has_remote()
     default = _run(sys.executable, "-m", "dvc", "config", "core.remote").stdout.strip()
     ask_remote = ["--not-in-remote"] if has_remote and default and not offline else []
     status = _ask_dvc("data", "status", "--json", *ask_remote)
@@ -274,6 +282,10 @@ def _list_pipeline_files() -> list[Path]:
     listed = _run("git", "ls-files", "--cached", "--others", "--exclude-standard", "*.dvc").stdout.splitlines()
     files = [Path(name) for name in ("dvc.lock", "dvc.yaml", "params.yaml", *listed)]
     return [path for path in files if path.is_file()]
+
+
+def _has_remote() -> bool:
+    return bool(_run(sys.executable, "-m", "dvc", "remote", "list").stdout.strip())
 
 
 def _ask_dvc(*arguments: str) -> dict[str, Any]:

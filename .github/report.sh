@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# This checkout beside another revision, as Markdown: .github/report.sh BASE FILE
+# Reproduces what the checkout changed, so that the figures are its own.
+set -euo pipefail
+base=$1 file=$2
+
+dvc pull --quiet --allow-missing || true # what nobody pushed is made below
+doctor=$(imclass doctor || true)
+ran=$(dvc repro --pull --allow-missing | tee /dev/stderr | sed -n "s/^Running stage '\(.*\)':$/\1/p")
+
+section() { # TITLE COMMAND...: nothing where the command has nothing to say
+    local text
+    text=$("${@:2}")
+    [ -z "$text" ] || printf '\n### %s\n\n%s\n' "$1" "$text"
+}
+
+{
+    printf '## Compared with `%s`\n\nStages that ran: %s\n' "$base" "${ran:-none, all results were there}"
+    section Parameters dvc params diff --md "$base"
+    section Metrics dvc metrics diff --md "$base"
+    section "Data and results" dvc diff --md --hide-missing "$base"
+    # Here the differences that matter in an image classifier: imclass diff "$base" --md
+    [ "$doctor" = "nothing found" ] || printf '\n### imclass doctor\n\n```\n%s\n```\n' "$doctor"
+} >"$file"
+dvc plots diff --out dvc_plots "$base" >/dev/null
