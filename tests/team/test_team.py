@@ -20,7 +20,7 @@ from moto.server import ThreadedMotoServer
 from PIL import Image
 from pipeline import ROOT, STAGES, commit, copy_checkout, list_run_stages, read_outs, replace, run, write_images
 
-BLOCKS = dict(re.findall(r"```sh\n# (.+)\n(.*?)```", (ROOT / "docs/team.md").read_text(), re.DOTALL))
+BLOCKS = dict(re.findall(r"```sh\n# ([^\n]+)\n(.*?)```", (ROOT / "docs/team.md").read_text(), re.DOTALL))
 ANIMALS = "data/raw/animals"
 FOLDER = "/srv/imclass"  # where the document says that data go
 
@@ -318,7 +318,7 @@ def test_cache_of_a_machine_holds_each_file_once(ana: Person, ben: Person) -> No
     assert list_run_stages(run(ben.checkout, "dvc", "repro")) == []
 
 
-def test_report_of_a_branch_tells_params_metrics_and_data(ana: Person, ben: Person) -> None:
+def test_report_of_a_branch_tells_params_metrics_and_data(ben: Person) -> None:
     run(ben.checkout, "git", "switch", "--quiet", "--create", "review")
     ben.do("Ben: what his branch changes")
     assert "none, all results were there" in (ben.checkout / "report.md").read_text()
