@@ -180,7 +180,7 @@ def _check_data_path(path: Path) -> Iterator[Finding]:
 def check_status() -> Iterator[Finding]:
     """dvc.lock tells what is in the work tree, and data that changed was added."""
     status = _ask_dvc("status", "--json")
-    for name, changes in status.items():
+    for name, changes in sorted(status.items(), key=lambda item: not item[0].endswith(".dvc")):  # data before stages
         changed = [
             f"{path} {how}"
             for change in changes
@@ -189,8 +189,11 @@ def check_status() -> Iterator[Finding]:
             for path, how in (paths.items() if isinstance(paths, dict) else [(paths, "")])
             if how not in ("not in cache", "deleted")  # what is missing is told by check_storage
         ]
-        if changed and name.endswith(".dvc"):
-            data = name.removesuffix(".dvc")
+        data = name.removesuffix(".dvc")
+        if name.endswith(".dvc") and not changed and Path(data).exists():
+            mend = f"dvc pull {data}   # before any dvc repro"
+            yield Finding(f"{data}: older than {name}: a run would use it, and write it into {name}", mend)
+        elif changed and name.endswith(".dvc"):
             mend = f"dvc add {data}   # or, where Git brought a newer one: dvc checkout {data}"
             yield Finding(f"{data}: not what {name} says: the others still get that", mend)
         elif changed or "changed command" in changes:
