@@ -115,10 +115,11 @@ TOGETHER: dict[Callable[[Path], None], tuple[str, str]] = {
     forget_key: ("no stage depends on augment.flip, augment.shift", "name it under the params"),
     use_untracked_data: ("data/raw/own.zip is tracked by neither Git nor DVC", "dvc add data/raw/own.zip"),
     change_lr: ("stage train: dvc.lock is of an earlier state: params.yaml", "dvc repro"),
-    add_and_change_data: ("data/raw/more: not what data/raw/more.dvc says", "dvc add data/raw/more"),
+    add_and_change_data: ("data/raw/more: not what data/raw/more.dvc says", "dvc pull data/raw/more"),
     lose_outs: ("in neither the cache nor the remote", "ask who made them"),
 }
 ALONE: dict[Callable[[Path], None], tuple[str, str]] = {
+    add_and_change_data: ("data/raw/more: not what data/raw/more.dvc says", "dvc add data/raw/more"),
     leave_merge_unfinished: (
         "dvc.lock: in an unfinished merge",
         "git checkout --ours dvc.lock && dvc pull && dvc repro",

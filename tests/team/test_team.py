@@ -222,7 +222,7 @@ def test_what_ana_pushed_is_there_for_ben_the_next_day(ana: Person, ben: Person)
     run(ana.checkout, "git", "push", "--quiet")  # and, by the hook of `dvc install`, the data
     run(ben.checkout, "git", "pull", "--quiet")
     diagnosis = run(ben.checkout, "imclass", "doctor", fails=True)
-    assert f"fault: {ANIMALS}: older than {ANIMALS}.dvc" in diagnosis
+    assert f"fault: {ANIMALS}: not what {ANIMALS}.dvc says" in diagnosis
     assert diagnosis.index(f"mend: dvc pull {ANIMALS}") < diagnosis.index("mend: dvc repro")
     assert list_run_stages(ben.do("Ben: every day")) == []
     assert ben.count_images() == 41

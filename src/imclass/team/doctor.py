@@ -45,7 +45,14 @@ def examine(*, offline: bool = False) -> list[Finding]:
     if findings:
         return findings  # DVC can do nothing until these are mended
     findings = [*check_python(), *check_packages(), *check_gpu(), *check_line_ends(), *check_stage_deps()]
-    findings += [*check_params(), *check_status(), *check_storage(offline=offline), *check_sizes(), *check_queue()]
+    findings += [
+        *check_params(),
+        *check_data(),
+        *check_status(),
+        *check_storage(offline=offline),
+        *check_sizes(),
+        *check_queue(),
+    ]
     return findings
 
 
@@ -177,10 +184,24 @@ def _check_data_path(path: Path) -> Iterator[Finding]:
         yield Finding(f"data.path: {path} is tracked by neither Git nor DVC: no clone has it", f"dvc add {path}")
 
 
+def check_data() -> Iterator[Finding]:
+    """Data are those that their .dvc file names: a run would take others without a word, and write them into it."""
+    status = _ask_dvc("data", "status", "--json")
+    for name in status.get("uncommitted", {}).get("modified", []):
+        data = name.rstrip("/")
+        if not Path(f"{data}.dvc").exists():
+            continue
+        if name in status.get("not_in_cache", []):
+            mend = f"dvc pull {data}   # before any dvc repro; or, if yours is the newer one: dvc add {data}"
+        else:
+            mend = f"dvc add {data}   # or, to have what {data}.dvc says: dvc checkout {data}"
+        yield Finding(f"{data}: not what {data}.dvc says, and the others get", mend)
+
+
 def check_status() -> Iterator[Finding]:
-    """dvc.lock tells what is in the work tree, and data that changed was added."""
+    """dvc.lock tells what is in the work tree."""
     status = _ask_dvc("status", "--json")
-    for name, changes in sorted(status.items(), key=lambda item: not item[0].endswith(".dvc")):  # data before stages
+    for name, changes in status.items():
         changed = [
             f"{path} {how}"
             for change in changes
@@ -189,14 +210,7 @@ def check_status() -> Iterator[Finding]:
             for path, how in (paths.items() if isinstance(paths, dict) else [(paths, "")])
             if how not in ("not in cache", "deleted")  # what is missing is told by check_storage
         ]
-        data = name.removesuffix(".dvc")
-        if name.endswith(".dvc") and not changed and Path(data).exists():
-            mend = f"dvc pull {data}   # before any dvc repro"
-            yield Finding(f"{data}: older than {name}: a run would use it, and write it into {name}", mend)
-        elif changed and name.endswith(".dvc"):
-            mend = f"dvc add {data}   # or, where Git brought a newer one: dvc checkout {data}"
-            yield Finding(f"{data}: not what {name} says: the others still get that", mend)
-        elif changed or "changed command" in changes:
+        if not name.endswith(".dvc") and (changed or "changed command" in changes):
             what = _list(changed) or "its command"
             yield Finding(f"stage {name}: dvc.lock is of an earlier state: {what}", "dvc repro")
 
