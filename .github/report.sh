@@ -8,10 +8,10 @@ dvc pull --quiet --allow-missing || true # what nobody pushed is made below
 doctor=$(imclass doctor || true)
 ran=$(dvc repro --pull --allow-missing | tee /dev/stderr | sed -n "s/^Running stage '\(.*\)':$/\1/p")
 
-section() { # TITLE COMMAND...: nothing where the command has nothing to say
+section() { # TITLE COMMAND...: nothing where its table has no rows
     local text
     text=$("${@:2}")
-    [ -z "$text" ] || printf '\n### %s\n\n%s\n' "$1" "$text"
+    [ "$(grep -c '^|' <<<"$text")" -le 2 ] || printf '\n### %s\n\n%s\n' "$1" "$text"
 }
 
 {

@@ -328,7 +328,8 @@ def test_cache_of_a_machine_holds_each_file_once(ana: Person, ben: Person) -> No
 def test_report_of_a_branch_tells_params_metrics_and_data(ben: Person) -> None:
     run(ben.checkout, "git", "switch", "--quiet", "--create", "review")
     ben.do("Ben: what his branch changes")
-    assert "none, all results were there" in (ben.checkout / "report.md").read_text()
+    unchanged = (ben.checkout / "report.md").read_text()
+    assert unchanged == "## Compared with `origin/main`\n\nStages that ran: none, all results were there\n"
     add_image(ben.checkout, "dog/new.png", seed=4)
     replace(ben.checkout / "params.yaml", "^  tolerance: .*", "  tolerance: 0.01")
     run(ben.checkout, "dvc", "add", ANIMALS)
@@ -356,6 +357,9 @@ def test_workflow_calls_the_report_that_is_tested(ana: Person) -> None:
 def test_queue_survives_a_killed_run_which_is_run_again(ana: Person) -> None:
     project = ana.checkout
     ana.places = {"dvc queue start --jobs 2": "dvc queue start --jobs 2 > queue.txt 2>&1"}  # it would hold our pipe
+    pipeline = yaml.safe_load((project / "dvc.yaml").read_text())
+    stages = {name: pipeline["stages"][name] for name in ("prepare", "build", "train")}  # to be quicker
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     run(project, "dvc", "exp", "run", "--queue", "--name", "slow", "-S", "epochs=1000000")
     ana.do("Ana: a sweep")
 
@@ -378,9 +382,9 @@ def test_queue_survives_a_killed_run_which_is_run_again(ana: Person) -> None:
     ana.do("Ana: after the run called slow was killed")
     wait_for(lambda: list_ended().get("slow") == "Success")
     table = csv.DictReader(run(project, "dvc", "exp", "show", "--csv").splitlines())
-    losses = {row["lr"]: row["test.loss"] for row in table}
-    assert losses.keys() == {"0.2", "0.1", "0.01", "0.02"}
-    assert all(losses.values())
+    hashes = {row["lr"]: row["models/model.safetensors"] for row in table}
+    assert hashes.keys() == {"0.2", "0.1", "0.01", "0.02"}
+    assert len(set(hashes.values())) == 4
 
 
 def read_command(process: psutil.Process) -> str:
