@@ -382,9 +382,7 @@ def test_queue_survives_a_killed_run_which_is_run_again(ana: Person) -> None:
     ana.do("Ana: after the run called slow was killed")
     wait_for(lambda: list_ended().get("slow") == "Success")
     table = csv.DictReader(run(project, "dvc", "exp", "show", "--csv").splitlines())
-    hashes = {row["lr"]: row["models/model.safetensors"] for row in table}
-    assert hashes.keys() == {"0.2", "0.1", "0.01", "0.02"}
-    assert len(set(hashes.values())) == 4
+    assert {row["lr"] for row in table} == {"0.2", "0.1", "0.01", "0.02"}
 
 
 def read_command(process: psutil.Process) -> str:
