@@ -1,9 +1,14 @@
 """Where a run happens, and what must be fixed for it to repeat bit for bit."""
 
+import fcntl
 import os
 import re
-from collections.abc import Iterator
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,11 +17,15 @@ from imclass.errors import InputError
 
 
 def select_device(name: str) -> torch.device:
-    """auto: the GPU if there is one, else the CPU; otherwise the device of that name.
+    """auto: the GPU if there is one, else the CPU; of several GPUs, one that no other run has. Else the device named.
 
-    Raises InputError where this machine or this build of PyTorch does not have it.
+    Waits while other runs have all of several GPUs, so that each worker of a queue gets its own; so call it once in a
+    process. Raises InputError where this machine or this build of PyTorch does not have the device.
     """
-    if name == "auto":
+    if name == "auto" and torch.cuda.device_count() > 1:
+        gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+        name = f"cuda:{claim([f'imclass-gpu-{gpu.uuid}.lock' for gpu in gpus], Path(tempfile.gettempdir()))}"
+    elif name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     device = torch.device(name)
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
@@ -53,3 +62,28 @@ def explain_out_of_memory(batch: str, advice: str) -> Iterator[None]:
         if isinstance(error, MemoryError) or re.search("out of memory|allocate memory", str(error)):
             raise InputError(f"out of memory with {batch}: {advice}") from None
         raise
+
+
+def claim(names: Sequence[str], folder: Path, seconds_between: float = 1.0) -> int:
+    """Index of the first name that no other process has claimed; waits until there is one.
+
+    The claim is a lock on the file of that name in `folder`, and ends with this process, however that ends.
+    """
+    waiting = False
+    while True:
+        for index, name in enumerate(names):
+            path = folder / name
+            if not path.exists():
+                path.touch()
+                path.chmod(0o644)  # to lock a file is to read it: other users may
+            descriptor = os.open(path, os.O_RDONLY)  # stays open as long as this process lives
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+            else:
+                return index
+        if not waiting:
+            print(f"waiting for one of {len(names)} GPUs, which other runs have", file=sys.stderr)
+            waiting = True
+        time.sleep(seconds_between)

@@ -45,7 +45,14 @@ def examine(*, offline: bool = False) -> list[Finding]:
     if findings:
         return findings  # DVC can do nothing until these are mended
     findings = [*check_python(), *check_packages(), *check_gpu(), *check_line_ends(), *check_stage_deps()]
-    findings += [*check_params(), *check_status(), *check_storage(offline=offline), *check_sizes(), *check_queue()]
+    findings += [
+        *check_params(),
+        *check_data(),
+        *check_status(),
+        *check_storage(offline=offline),
+        *check_sizes(),
+        *check_queue(),
+    ]
     return findings
 
 
@@ -96,15 +103,22 @@ def check_gpu() -> Iterator[Finding]:
 
 
 def check_conflicts() -> Iterator[Finding]:
-    """No file of the pipeline holds the marks of an unfinished merge."""
-    for path in _list_pipeline_files():
-        if CONFLICT.search(path.read_bytes()):
+    """No file of the pipeline waits for the end of a merge. dvc.lock comes last: it is made from the others."""
+    unmerged = _run("git", "diff", "--name-only", "--relative", "--diff-filter=U").stdout.splitlines()
+    for path in sorted(_list_pipeline_files(), key=lambda path: path.name == "dvc.lock"):
+        if path.as_posix() not in unmerged and not CONFLICT.search(path.read_bytes()):
+            continue
+        if path.name == "dvc.lock":
+            fetch = "dvc pull" if _has_remote() else "dvc checkout"
+            mend = f"git checkout --ours dvc.lock && {fetch} && dvc repro && git add dvc.lock reports"
+        elif path.suffix == ".dvc":
             mend = (
-                "git checkout --ours dvc.lock && dvc repro && git add dvc.lock"
-                if path.name == "dvc.lock"
-                else f"decide in {path} what stays, then: git add {path}"
+                f"git merge --abort && dvc install && dvc fetch --all-commits {path}   # and merge again; an archive "
+                "cannot be merged: docs/team.md"
             )
-            yield Finding(f"{path}: marks of an unfinished merge", mend)
+        else:
+            mend = f"decide in {path} what stays, then: git add {path}"
+        yield Finding(f"{path}: in an unfinished merge", mend)
 
 
 def check_line_ends() -> Iterator[Finding]:
@@ -170,8 +184,22 @@ def _check_data_path(path: Path) -> Iterator[Finding]:
         yield Finding(f"data.path: {path} is tracked by neither Git nor DVC: no clone has it", f"dvc add {path}")
 
 
+def check_data() -> Iterator[Finding]:
+    """Data are those that their .dvc file names: a run would take others without a word, and write them into it."""
+    status = _ask_dvc("data", "status", "--json")
+    for name in status.get("uncommitted", {}).get("modified", []):
+        data = name.rstrip("/")
+        if not Path(f"{data}.dvc").exists():
+            continue
+        if name in status.get("not_in_cache", []):
+            mend = f"dvc pull {data}   # before any dvc repro; or, if yours is the newer one: dvc add {data}"
+        else:
+            mend = f"dvc add {data}   # or, to have what {data}.dvc says: dvc checkout {data}"
+        yield Finding(f"{data}: not what {data}.dvc says, and the others get", mend)
+
+
 def check_status() -> Iterator[Finding]:
-    """dvc.lock tells what is in the work tree, and data that changed was added."""
+    """dvc.lock tells what is in the work tree."""
     status = _ask_dvc("status", "--json")
     for name, changes in status.items():
         changed = [
@@ -184,17 +212,14 @@ def check_status() -> Iterator[Finding]:
             for path, how in (paths.items() if isinstance(paths, dict) else [(paths, "")])
             if how not in ("not in cache", "deleted")  # what is missing is told by check_storage
         ]
-        if changed and name.endswith(".dvc"):
-            data = name.removesuffix(".dvc")
-            yield Finding(f"{data}: changed and not added: the others still get the old one", f"dvc add {data}")
-        elif changed or "changed command" in changes:
+        if not name.endswith(".dvc") and (changed or "changed command" in changes):
             what = _list(changed) or "its command"
             yield Finding(f"stage {name}: dvc.lock is of an earlier state: {what}", "dvc repro")
 
 
 def check_storage(*, offline: bool) -> Iterator[Finding]:
     """Results and data lie where the others can fetch them."""
-    has_remote = bool(_run(sys.executable, "-m", "dvc", "remote", "list").stdout.strip())
+    has_remote = _has_remote()
     default = _run(sys.executable, "-m", "dvc", "config", "core.remote").stdout.strip()
     ask_remote = ["--not-in-remote"] if has_remote and default and not offline else []
     status = _ask_dvc("data", "status", "--json", *ask_remote)
@@ -276,6 +301,10 @@ def _list_pipeline_files() -> list[Path]:
     listed = _run("git", "ls-files", "--cached", "--others", "--exclude-standard", "*.dvc").stdout.splitlines()
     files = [Path(name) for name in ("dvc.lock", "dvc.yaml", "params.yaml", *listed)]
     return [path for path in files if path.is_file()]
+
+
+def _has_remote() -> bool:
+    return bool(_run(sys.executable, "-m", "dvc", "remote", "list").stdout.strip())
 
 
 def _ask_dvc(*arguments: str) -> dict[str, Any]:
