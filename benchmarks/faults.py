@@ -14,7 +14,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the folder benchmarks is
@@ -167,16 +167,19 @@ def fill_disks(folder: Path, disks: int, seed: int) -> Iterator[Line]:
             project.output = folder / "disk.output"
             with note(failed, "full disk"):
                 process = project.start(REPRO)
-                with suppress(subprocess.TimeoutExpired):  # DVC does not always end by itself
-                    process.wait(60)
-                project.kill("")
-                if process.wait() == 0 or not re.search("No space left|disk is full", project.output.read_text()):
-                    raise FaultError(f"status {process.returncode}, no word of the disk\n{project.output.read_text()}")
+                try:
+                    status = process.wait(60)
+                    if status == 0 or not re.search("No space left|disk is full", project.output.read_text()):
+                        raise FaultError(f"status {status}, no word of the disk\n{project.output.read_text()}")
+                except subprocess.TimeoutExpired:  # DVC does not always end by itself
+                    project.kill("")
+                    process.wait()
+                    project.wait_until_gone("")
                 subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
                 project.run(REPRO)
                 project.check(expected)
         finally:
-            subprocess.run(["umount", str(disk)], check=True)
+            subprocess.run(["umount", "--lazy", str(disk)], check=True)
     yield f"`{REPRO}` on a disk that fills up, then again with room", disks, failed
 
 

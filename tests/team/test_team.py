@@ -329,17 +329,20 @@ def test_report_of_a_branch_tells_params_metrics_and_data(ben: Person) -> None:
     run(ben.checkout, "git", "switch", "--quiet", "--create", "review")
     ben.do("Ben: what his branch changes")
     unchanged = (ben.checkout / "report.md").read_text()
-    assert unchanged == "## Compared with `origin/main`\n\nStages that ran: none, all results were there\n"
+    assert unchanged.startswith("## Compared with `origin/main`\n\nStages that ran: none, all results were there\n")
+    assert "no image, label or split changed" in unchanged
+    assert "fault" not in unchanged
     add_image(ben.checkout, "dog/new.png", seed=4)
     replace(ben.checkout / "params.yaml", "^  tolerance: .*", "  tolerance: 0.01")
     run(ben.checkout, "dvc", "add", ANIMALS)
     commit(ben.checkout)
     ben.do("Ben: what his branch changes")
     report = (ben.checkout / "report.md").read_text()
-    assert re.search(r"Stages that ran: prepare\s+build\s+train\s+evaluate\s+export", report)
+    assert re.search(r"Stages that ran: prepare\s+build\s+train\s+evaluate\s+gate\s+export", report)
     assert re.search(r"^\| params\.yaml +\| export\.tolerance +\| 0\.0001 +\| 0\.01 +\|", report, re.MULTILINE)
-    assert re.search(r"^\| reports/metrics\.json +\| test\.loss +\|", report, re.MULTILINE)
-    assert f"{ANIMALS}/dog/new.png" in report
+    assert re.search(r"^\| reports/metrics\.json +\| test\.log_loss +\|", report, re.MULTILINE)
+    assert "added: 1" in report
+    assert "  dog/new.png: 'dog', " in report
     assert "dvc.lock is of an earlier state" in report
     assert (ben.checkout / "dvc_plots/index.html").exists()
     assert run(ben.checkout, "git", "status", "--short", "--", ".", ":!dvc.lock", ":!reports") == ""
