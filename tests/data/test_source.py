@@ -312,7 +312,7 @@ def test_names_that_climb_read_nothing_outside_a_folder(
     (tmp_path / "canary").write_bytes(b"canary")
     (tmp_path / "in/cat").mkdir(parents=True)
     (tmp_path / "in/link").symlink_to(tmp_path / "canary")
-    monkeypatch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"read {path}"))
+    monkeypatch.setattr(io, "FileIO", lambda path: pytest.fail(f"read {path}"))
     wanted = name.format(folder=tmp_path)
     assert refuse(tmp_path / "in", lambda source: list(read_files(source, [wanted]))).endswith(f"\n  {wanted}")
 
