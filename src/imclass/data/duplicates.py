@@ -15,7 +15,7 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int32, Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 
 from imclass.data.annotations import SPLITS
 from imclass.data.findings import Finding
@@ -97,14 +97,14 @@ def find_close(
     keys = places @ steps
     order = np.argsort(keys, kind="stable")
     keys, projected, splits = keys[order], projected[order], splits[order]
-    columns = np.ascontiguousarray(projected[:, : AXES + 2].T)
-    asking = np.flatnonzero(splits > splits.min()).astype(np.int32)
+    columns = np.ascontiguousarray(projected[:, : 3 * AXES].T)
+    asking = np.flatnonzero(splits > splits.min())
     for beside in product((-1, 0, 1), repeat=places.shape[1] - 1):
         middle = keys[asking] + np.dot(beside, steps[:-1])
-        starts, ends = (np.searchsorted(keys, middle + reach).astype(np.int32) for reach in (-REACH, REACH))
+        starts, ends = (np.searchsorted(keys, middle + reach) for reach in (-REACH, REACH))
         for first, second in _expand(asking, starts, ends):
-            for column in columns[::-1]:
-                near = np.flatnonzero(np.abs(column[first] - column[second]) <= RADIUS)
+            for column in (*columns[AXES:], *columns[:AXES]):
+                near = np.flatnonzero(np.abs(column.take(first) - column.take(second)) <= RADIUS)
                 first, second = first[near], second[near]
             near = np.square(projected[first] - projected[second]).sum(axis=1) <= RADIUS**2
             near &= splits[first] > splits[second]
@@ -112,22 +112,22 @@ def find_close(
 
 
 def _expand(
-    asking: Int32[np.ndarray, " q"], starts: Int32[np.ndarray, " q"], ends: Int32[np.ndarray, " q"]
-) -> Iterator[tuple[Int32[np.ndarray, " pairs"], Int32[np.ndarray, " pairs"]]]:
+    asking: Int64[np.ndarray, " q"], starts: Int64[np.ndarray, " q"], ends: Int64[np.ndarray, " q"]
+) -> Iterator[tuple[Int64[np.ndarray, " pairs"], Int64[np.ndarray, " pairs"]]]:
     """(asking, start .. end - 1) of each, in parts of about PAIRS_AT_ONCE."""
     found = np.flatnonzero(ends > starts)
     lengths = (ends - starts)[found]
     parts = np.flatnonzero(np.diff(lengths.cumsum() // PAIRS_AT_ONCE)) + 1
     for part in np.split(found, parts):
         sizes = (ends - starts)[part]
-        shift = np.repeat(starts[part] - (sizes.cumsum(dtype=np.int32) - sizes), sizes)
-        yield np.repeat(asking[part], sizes), np.arange(len(shift), dtype=np.int32) + shift
+        shift = np.repeat(starts[part] - (sizes.cumsum() - sizes), sizes)
+        yield np.repeat(asking[part], sizes), np.arange(len(shift)) + shift
 
 
 def _group_equal(images: Images, rows: Int64[np.ndarray, " n"], thumbnails: Thumbnails) -> list[list[int]]:
     """Rows of pictures with equal pixels, in groups of two or more."""
     weights = np.random.default_rng(0).integers(0, 2**64, thumbnails.shape[1], np.uint64)
-    _, group_at, sizes = np.unique(thumbnails @ weights, return_inverse=True, return_counts=True)
+    _, group_at, sizes = np.unique(thumbnails.astype(np.uint64) @ weights, return_inverse=True, return_counts=True)
     groups = defaultdict(list)
     for at in rows[sizes[group_at] > 1].tolist():
         groups[hashlib.sha256(np.ascontiguousarray(images[at]).data).digest()].append(at)

@@ -44,8 +44,8 @@ MOST_WARNED = 3  # of a kind, on the screen
 class Finding:
     """`file` is the image that is left out where the policy is drop, '' where there is none.
 
-    `row` is the line in the source's annotations.csv, where the finding is about one. Those of one kind come by `weight`,
-    the heaviest first; no file holds it.
+    `row` is the line in the source's annotations.csv, where the finding is about one. Those of one kind
+    come by `weight`, the heaviest first; no file holds it.
     """
 
     kind: str

@@ -13,7 +13,7 @@ import io
 import struct
 import warnings
 import zlib
-from pathlib import PurePosixPath
+from itertools import chain
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
@@ -34,14 +34,15 @@ PNG_CHANNELS = {0: 1, 2: 3}  # of the kinds of pixels that need no conversion: g
 PNG_PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB", b"iCCP"}
 
 SUFFIXES = {  # of the names of files, for each format that is read
-    "BMP": {".bmp"},
-    "GIF": {".gif"},
-    "JPEG": {".jpg", ".jpeg"},
-    "PNG": {".png"},
-    "PPM": {".pbm", ".pgm", ".ppm"},
-    "TIFF": {".tif", ".tiff"},
-    "WEBP": {".webp"},
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "PPM": (".pbm", ".pgm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
 }
+ALL_SUFFIXES = tuple(chain(*SUFFIXES.values()))
 CONVERTED = {"CMYK": "CMYK", "P": "palette", "PA": "palette", "YCbCr": "YCbCr"}  # by Pillow's name of the mode
 ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
 DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
@@ -84,8 +85,8 @@ def decode_image(name: str, content: bytes, *, background: int = 255) -> Pixels:
 
 def has_other_suffix(name: str, format: str) -> bool:
     """Whether the file's name ends as that of another format that is read here."""
-    suffix = PurePosixPath(name).suffix.lower()
-    return suffix not in SUFFIXES[format] and any(suffix in suffixes for suffixes in SUFFIXES.values())
+    name = name.lower()
+    return not name.endswith(SUFFIXES[format]) and name.endswith(ALL_SUFFIXES)
 
 
 def decode_picture(name: str, content: bytes, *, background: int = 255) -> Picture:
