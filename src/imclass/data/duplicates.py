@@ -25,8 +25,8 @@ MIN_CORRELATION = 0.995  # measured: docs/data.md
 MIN_THUMBNAILS = 0.9985
 RADIUS = (2 - 2 * MIN_THUMBNAILS) ** 0.5  # between vectors of length 1
 REACH = 1.001  # radii, along the axis without cells: what rounding may add
-AXES = 4  # more give fewer pictures to compare, and thrice as many cells to look into
-PAIRS_AT_ONCE = 30_000  # as many as a processor keeps at hand
+AXES = 5  # more give fewer pictures to compare, and thrice as many cells to look into
+PAIRS_AT_ONCE = 100_000  # few enough to stay in the cache of a processor
 PIXELS_AT_ONCE = 2**24
 
 Images = UInt8[np.ndarray, "n c h w"]
@@ -47,15 +47,15 @@ def find_copies(
     findings = []
     for group in groups:
         highest = max(group, key=lambda at: splits[at])
+        first_of = {labels[at]: at for at in reversed(group)}
         for at in group:
-            if other := next((other for other in group if labels[other] != labels[at]), None):
-                findings.append(
-                    Finding("two_labels", names[at], f"{labels[at]!r}, and {labels[other]!r} as {names[other]!r}")
-                )
+            if others := [other for label, other in first_of.items() if label != labels[at]]:
+                told = f"{labels[at]!r}, and {labels[others[0]]!r} as {names[others[0]]!r}"
+                findings.append(Finding("two_labels", names[at], told))
             if splits[at] < splits[highest]:
                 where = f"in {SPLITS[splits[at]]}, and in {SPLITS[splits[highest]]} as {names[highest]!r}"
                 findings.append(Finding("same_picture", names[at], where))
-    same = {at for group in groups for at in group if splits[at] < max(splits[group])}
+    same = {at for group in groups for at in group if splits[at] < splits[group].max()}
     nearest: dict[int, tuple[float, int]] = {}
     for later, earlier, correlation in find_alike(images, rows, thumbnails, splits):
         if earlier not in same:
