@@ -29,7 +29,7 @@ AXES = 5  # more give fewer pictures to compare, and thrice as many cells to loo
 PAIRS_AT_ONCE = 100_000  # few enough to stay in the cache of a processor
 PIXELS_AT_ONCE = 2**24
 
-Images = UInt8[np.ndarray, "n c h w"]
+Images = UInt8[np.ndarray, "all c h w"]
 
 
 def find_copies(
@@ -45,6 +45,7 @@ def find_copies(
     labels, names = table.label.tolist(), table.image.tolist()
     splits = table.split.map(SPLITS.index).to_numpy(np.int64)
     findings = []
+    same = set()
     for group in groups:
         highest = max(group, key=lambda at: splits[at])
         first_of = {labels[at]: at for at in reversed(group)}
@@ -55,7 +56,7 @@ def find_copies(
             if splits[at] < splits[highest]:
                 where = f"in {SPLITS[splits[at]]}, and in {SPLITS[splits[highest]]} as {names[highest]!r}"
                 findings.append(Finding("same_picture", names[at], where))
-    same = {at for group in groups for at in group if splits[at] < splits[group].max()}
+                same.add(at)
     nearest: dict[int, tuple[float, int]] = {}
     for later, earlier, correlation in find_alike(images, rows, thumbnails, splits):
         if earlier not in same:
