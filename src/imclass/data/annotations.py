@@ -237,6 +237,7 @@ def _find_doubtful_text(names: list[str], table: pd.DataFrame) -> list[Finding]:
         for first, *twins in _find_twins(names, _fold)
         for twin in twins
     ]
+    findings += [Finding("odd_path", name, "absolute, or climbs") for name in names if _leaves(name)]
     texts = [("", f"label {label!r}", label) for label in labels]
     texts += [("", f"group {group!r}", group) for group in sorted(set(table.group))]
     texts += [(image, "its name", image) for image in table.image]
@@ -260,6 +261,11 @@ def _fold(text: str) -> str:
 
 def _is_odd(text: str) -> bool:
     return text != text.strip() or not (text.isprintable() or text.replace(" ", "").isprintable())
+
+
+def _leaves(name: str) -> bool:
+    """Whether the name leads out of a folder that an archive is unpacked into, on some system. Here none ever is."""
+    return name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/")
 
 
 def _is_archive(name: str) -> bool:

@@ -27,6 +27,7 @@ KINDS = {
     "few_images": "classes with fewer images in a split than checks.images_per_class",
     "shifted_share": "classes with another share of a split than of train",
     "twin_names": "files whose names differ only in case or Unicode form",
+    "odd_path": "files whose names lead out of the source; they are read from inside it",
     "odd_text": "names and labels with control characters or outer white space",
     "formula": "labels that a spreadsheet takes for a formula; they stay text",
     "unused_file": "files that are no image here",
