@@ -322,7 +322,7 @@ def test_damaged_source_gives_a_report_or_one_clear_error_and_no_file_elsewhere(
         files
     )
 
-    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
+    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
     @given(CHANGES)
     def check(changes: list[tuple[str, float, bytes]]) -> None:
         meet(changes)
