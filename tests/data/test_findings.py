@@ -37,7 +37,10 @@ def test_policies_of_the_params_are_of_kinds_that_exist() -> None:
 def test_table_has_the_worst_first_and_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "findings.csv"
     write_findings(path, FOUND, POLICY)
-    rows = list(csv.reader(path.read_text().splitlines()))
+    plain = path.read_text().splitlines()
+    write_findings(path, FOUND, POLICY, checked=True)
+    assert [line.rpartition(",")[0] for line in path.read_text().splitlines()] == plain
+    rows = list(csv.reader(plain))
     assert rows == [
         ["file", "row", "kind", "detail"],
         ["c.png", "", "small", "1 x 1 pixels"],
@@ -49,6 +52,9 @@ def test_table_has_the_worst_first_and_is_read_again(tmp_path: Path) -> None:
     ]
     assert [found.kind for found in read_findings(path)] == [row[2] for row in rows[1:]]
     assert read_findings(path)[1] == FOUND[3]
+    path.write_text(path.read_text().replace("lines 2, 7", "lines 2, 8"))
+    with pytest.raises(InputError, match="unchanged since prepare wrote them"):
+        read_findings(path)
 
 
 def test_name_that_is_no_text_is_written_and_told_escaped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -61,7 +67,15 @@ def test_name_that_is_no_text_is_written_and_told_escaped(tmp_path: Path, capsys
 
 @pytest.mark.parametrize(
     "text",
-    ["", "a,b\n", "file,row,kind,detail\na,x,small,b\n", "file,row,kind,detail\na,,new,b\n", 'file,"\n', "\ufffe"],
+    [
+        "",
+        "a,b\n",
+        "file,row,kind,detail\na,,small,b\n",
+        "file,row,kind,detail,check\na,,small,b,0\n",
+        "file,row,kind,detail,check\n\n",
+        'file,"\n',
+        "\ufffe",
+    ],
 )
 def test_other_table_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "findings.csv").write_text(text)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imclass.errors import InputError, list_problems
-from imclass.files import name_in_errors, write_rows, write_text
+from imclass.files import CHECK, find_changed_rows, name_in_errors, write_checked_rows, write_rows, write_text
 
 # Worst first. What is done is told by params.yaml (checks.policy), and is a warning where nothing is written there.
 KINDS = {
@@ -83,14 +83,20 @@ def enforce_policy(findings: Sequence[Finding], policy: Mapping[str, str], told_
             print(f"{kind}: {len(told)} {what}{left_out}", list_problems(told, MOST_WARNED), sep="\n")
 
 
-def write_findings(path: Path, findings: Iterable[Finding], policy: Mapping[str, str]) -> None:
-    """Write a CSV table file,row,kind,detail, the worst first, whole or not at all."""
+def write_findings(
+    path: Path, findings: Iterable[Finding], policy: Mapping[str, str], *, checked: bool = False
+) -> None:
+    """Write a CSV table file,row,kind,detail, the worst first, whole or not at all.
+
+    It gets a column check where a later stage reads it.
+    """
     order = list(KINDS)
     ranked = sorted(
         findings,
         key=lambda found: (POLICIES.index(policy.get(found.kind, "warn")), order.index(found.kind), _rank(found)),
     )
-    write_rows(
+    write = write_checked_rows if checked else write_rows
+    write(
         path,
         COLUMNS,
         (
@@ -101,17 +107,17 @@ def write_findings(path: Path, findings: Iterable[Finding], policy: Mapping[str,
 
 
 def read_findings(path: Path) -> list[Finding]:
-    """Read what `write_findings` wrote. Raises InputError for any other table."""
+    """Read what `write_findings` wrote checked. Raises InputError for any other table, and where it has changed since."""
     with name_in_errors(path), path.open(encoding="utf-8", newline="") as file:
         try:
             rows = list(csv.reader(file, strict=True))
-            if tuple(rows[0]) != COLUMNS:
+            if tuple(rows[0]) != (*COLUMNS, CHECK) or find_changed_rows(rows[1:]):
                 raise ValueError
-            found = [Finding(kind, name, detail, int(row) if row else None) for name, row, kind, detail in rows[1:]]
-            if not {finding.kind for finding in found} <= KINDS.keys():
-                raise ValueError
+            found = [Finding(kind, name, detail, int(row) if row else None) for name, row, kind, detail, _ in rows[1:]]
         except (csv.Error, LookupError, ValueError):
-            raise InputError(f"{path}: expected columns {','.join(COLUMNS)} as prepare writes them") from None
+            raise InputError(
+                f"{path}: expected columns {','.join([*COLUMNS, CHECK])}, unchanged since prepare wrote them"
+            ) from None
     return found
 
 
