@@ -107,7 +107,10 @@ def write_findings(
 
 
 def read_findings(path: Path) -> list[Finding]:
-    """Read what `write_findings` wrote checked. Raises InputError for any other table, and where it has changed since."""
+    """Read what `write_findings` wrote checked.
+
+    Raises InputError for any other table, and where it has changed since.
+    """
     with name_in_errors(path), path.open(encoding="utf-8", newline="") as file:
         try:
             rows = list(csv.reader(file, strict=True))

@@ -17,13 +17,14 @@ def shrink(pixels: UInt8[np.ndarray, "n c h w"]) -> Thumbnails:
     Exact, so that equal pictures have equal thumbnails wherever they are computed.
     """
     count, channels, height, width = pixels.shape
-    exact = np.float32 if channels * height * width <= 2**14 else np.float64  # whole numbers below 2**24, 2**53
+    # 16 bits of a level and those of a cell's number of pixels: 24 fit, 53 otherwise.
+    exact = np.float32 if channels * height * width <= 2**12 else np.float64
     rows, columns = _cut(height).astype(exact), _cut(width).astype(exact)
     # Picture by picture: one large product is computed by threads, which the workers take from each other.
     sums = rows @ pixels.reshape(count * channels, height, width).astype(exact) @ columns.T
     areas = channels * rows.sum(axis=1)[:, None] * columns.sum(axis=1)
     sums = sums.reshape(count, channels, len(rows), len(columns)).sum(axis=1)
-    return (sums * 256 // areas).astype(np.uint16).reshape(count, areas.size)
+    return (sums * 256 / areas).astype(np.uint16).reshape(count, areas.size)
 
 
 def find_flat(pixels: UInt8[np.ndarray, "n c h w"]) -> Bool[np.ndarray, " n"]:
