@@ -37,9 +37,9 @@ def build(
         inspection.finish(images, images_per_class=params.checks.images_per_class)
         found = [*earlier, *inspection.findings]
         write_findings(findings, found, policy)
-        write_counts(counts, found, policy, count_splits(inspection.kept).T.to_dict())
+        write_counts(counts, found, policy, count_splits(inspection.kept, inspection.classes).T.to_dict())
         enforce_policy(inspection.findings, policy, findings)
-        check_splits(inspection.kept)
+        check_splits(inspection.kept, inspection.classes)
         return find_left_out(inspection.findings, policy)
 
     rows = list(table[["image", "label", "split"]].itertuples(index=False, name=None))

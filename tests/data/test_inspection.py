@@ -358,3 +358,20 @@ def test_damaged_source_gives_a_report_or_one_clear_error_and_no_file_elsewhere(
 
     assert meet([]) == ""
     check()
+
+
+def test_set_of_which_nothing_stays_is_refused(tmp_path: Path) -> None:
+    files, rows = make_set()
+    source = write(tmp_path / "set", dict.fromkeys(files, b"<html>"), rows)
+    with pytest.raises(InputError, match="splits that cannot be used"):
+        run(source, tmp_path, make_params({"unreadable": "drop"}))
+    assert len(read_found(tmp_path / "findings.csv")) == len(files) + 6  # and each class misses in each split
+
+
+def test_class_of_which_no_image_stays_is_not_lost_in_silence(tmp_path: Path) -> None:
+    files, rows = make_set()
+    birds = {f"bird/{split}.png": b"<html>" for split in ("train", "val", "test")}
+    more = [(name, "bird", name[5:-4], "") for name in birds]
+    source = write(tmp_path / "set", {**files, **birds}, [*rows, *more])
+    with pytest.raises(InputError, match=r"class 'bird': no image in split train \(0 in the others\)"):
+        run(source, tmp_path, make_params({"unreadable": "drop"}))

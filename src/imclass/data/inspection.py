@@ -16,11 +16,12 @@ from imclass.data.split import find_imbalance
 class Inspection:
     """Collects what is found while pictures are decoded, then looks at all of them.
 
-    `kept` are the rows of the table (annotations) that the policy does not leave out.
+    `kept` are the rows of the table (annotations) that the policy does not leave out, `classes` those of all rows.
     """
 
     def __init__(self, table: pd.DataFrame, policy: Mapping[str, str]) -> None:
         self.kept = table
+        self.classes = sorted(set(table.label))
         self.findings: list[Finding] = []
         self._table = table
         self._policy = policy
@@ -42,4 +43,4 @@ class Inspection:
         rows = np.array(self._rows, np.int64)[order]
         self.findings += find_copies(self._table, images, rows, np.concatenate(self._thumbnails)[order])
         self.kept = self._table[~self._table.image.isin(find_left_out(self.findings, self._policy))]
-        self.findings += find_imbalance(self.kept, images_per_class=images_per_class)
+        self.findings += find_imbalance(self.kept, self.classes, images_per_class=images_per_class)

@@ -5,6 +5,7 @@ picture is never drawn into two splits, and training with another seed keeps the
 """
 
 import hashlib
+from collections.abc import Iterable
 
 import pandas as pd
 
@@ -34,9 +35,9 @@ def assign_splits(table: pd.DataFrame, *, seed: int, val_fraction: float, test_f
     return split
 
 
-def check_splits(table: pd.DataFrame) -> None:
-    """Raise InputError for an empty split and for a class that has no image to train on."""
-    counts = count_splits(table)
+def check_splits(table: pd.DataFrame, classes: Iterable[str] = ()) -> None:
+    """Raise InputError for an empty split and for a class (of `classes` too) that has no image to train on."""
+    counts = count_splits(table, classes)
     problems = [f"no image in split {split}" for split in SPLITS if counts[split].sum() == 0]
     problems += ["fewer than two classes"] if len(counts) < 2 else []
     problems += [
@@ -65,13 +66,13 @@ def find_shared_groups(table: pd.DataFrame) -> list[Finding]:
     ]
 
 
-def find_imbalance(table: pd.DataFrame, *, images_per_class: int) -> list[Finding]:
+def find_imbalance(table: pd.DataFrame, classes: Iterable[str] = (), *, images_per_class: int) -> list[Finding]:
     """Classes under a floor in a split, and those whose share of val or test is not that of train.
 
     A share differs where chance alone (two proportions, normal approximation) gives such a difference less often than
     once in 15,000 times, and where it is off by a fifth at least.
     """
-    counts = count_splits(table)
+    counts = count_splits(table, classes)
     findings = [
         Finding("few_images", "", f"class {label!r}: {row[split]} images in {split}")
         for label, row in counts.iterrows()
@@ -80,6 +81,8 @@ def find_imbalance(table: pd.DataFrame, *, images_per_class: int) -> list[Findin
     ]
     totals = counts.sum()
     for split in SPLITS[1:]:
+        if not totals.train or not totals[split]:
+            continue
         pooled = (counts.train + counts[split]) / (totals.train + totals[split])
         chance = (pooled * (1 - pooled) * (1 / totals.train + 1 / totals[split])) ** 0.5
         shares, usual = counts[split] / totals[split], counts.train / totals.train
@@ -93,9 +96,10 @@ def find_imbalance(table: pd.DataFrame, *, images_per_class: int) -> list[Findin
     return findings
 
 
-def count_splits(table: pd.DataFrame) -> pd.DataFrame:
-    """Images per class (rows) and split (columns train, val, test)."""
-    return pd.crosstab(table.label, table.split).reindex(columns=list(SPLITS), fill_value=0)
+def count_splits(table: pd.DataFrame, classes: Iterable[str] = ()) -> pd.DataFrame:
+    """Images per class (rows: those of the table and of `classes`) and split (columns train, val, test)."""
+    counts = pd.crosstab(table.label, table.split)
+    return counts.reindex(index=sorted({*counts.index, *classes}), columns=list(SPLITS), fill_value=0)
 
 
 def _draw(seed: int, key: str) -> float:
