@@ -105,7 +105,7 @@ def compare_readers(
 ) -> dict[str, list[float]]:
     """Seconds for all images, of each way of reading them, in each round."""
     folder_names = [name for name, _ in list_images(source, count)]
-    zip_names = list(label_images(archive).image)
+    zip_names = list(label_images(archive)[0].image)
     contents = [content for _, content in read_files(source, folder_names)]
     with (
         multiprocessing.get_context("fork").Pool(options.workers, keep_in_worker, (contents, decode)) as pool,

@@ -17,6 +17,7 @@ from safetensors.torch import save
 
 from benchmarks.project import FaultError
 from imclass.data.annotations import read_annotations
+from imclass.data.findings import read_findings
 from imclass.data.packed import FILES, open_packed
 from imclass.errors import InputError
 from imclass.export.parity import run_onnx, run_program
@@ -28,6 +29,7 @@ IMAGES = np.zeros((1, 1, 8, 8), np.uint8)
 # Each artifact that a later stage or a user opens, and what opens it.
 READERS: dict[str, Callable[[Path], object]] = {
     "data/annotations.csv": lambda path: read_annotations(path).to_numpy().tolist(),
+    "data/findings.csv": read_findings,
     **{f"data/packed/{name}": lambda path: open_packed(path.parent) for name in FILES},
     "reports/history.csv": read_history,
     "models/model.safetensors": load_model,

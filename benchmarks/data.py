@@ -59,7 +59,7 @@ def make_fashion_pngs(folder: Path, idx_files: Path) -> Path:
     pngs = folder / "fashion-png"
     if not pngs.is_dir():
         archive = make_fashion_zip(folder, idx_files)
-        table = label_images(archive)
+        table, _ = label_images(archive)
         train = table[table.split == "train"]
         labels = dict(zip(train.image, train.label.str.replace("/", "-"), strict=True))
         building = folder / "fashion-png.building"
@@ -113,7 +113,7 @@ def make_photos(folder: Path, count: int) -> Path:
 
 def list_images(source: Path, count: int) -> list[tuple[str, str]]:
     """`count` (image, label) of a folder of classes, in the order of the numbers in their names: classes are mixed."""
-    table = label_images(source)
+    table, _ = label_images(source)
     rows = zip(table.image, table.label, strict=True)
     return sorted(rows, key=lambda row: Path(row[0]).name)[:count]
 
@@ -137,11 +137,11 @@ def zip_images(source: Path, archive: Path, count: int) -> Path:
 def pack(source: Path, packed: Path, fit: BuildParams, *, workers: int) -> Packed:
     """Pack a source whole into its training split, as the build stage does."""
     if not packed.is_dir():
-        table = label_images(source)
+        table, _ = label_images(source)
         sha256 = hash_files(source, list(table.image))
         decoded = decode_files(read_files(source, table.image), sha256, fit, workers=workers)
         rows = [(image, label, "train") for image, label in zip(table.image, table.label, strict=True)]
-        write_packed(packed, rows, decoded, fit.model_dump())
+        write_packed(packed, rows, ((chunk.names, chunk.pixels) for chunk in decoded), fit.model_dump())
     return open_packed(packed)
 
 

@@ -1,28 +1,50 @@
-"""source of images + annotations.csv -> packed set: uint8 arrays that training maps into memory."""
+"""source + annotations.csv -> packed set: uint8 arrays that training maps into memory; and all that was found."""
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
 
 from imclass.data.annotations import read_annotations
 from imclass.data.decode import decode_files
+from imclass.data.findings import enforce_policy, find_left_out, read_findings, write_counts, write_findings
+from imclass.data.inspection import Inspection
 from imclass.data.packed import write_packed
 from imclass.data.source import read_files
+from imclass.data.split import check_splits, count_splits
 from imclass.params import Params
 from imclass.stage import run
 
 
-def build(params: Params, source: Path, annotations: Path, packed: Path) -> dict[str, object]:
+def build(
+    params: Params, source: Path, annotations: Path, found_before: Path, packed: Path, findings: Path, counts: Path
+) -> dict[str, object]:
     table = read_annotations(annotations)
+    earlier = read_findings(found_before)
     files = tqdm(read_files(source, table.image), "decode", len(table), unit="img", disable=None)
     sha256 = dict(zip(table.image, table.sha256, strict=True))
-    decoded = decode_files(files, sha256, params.build, workers=params.workers)
+    decoded = decode_files(
+        files, sha256, params.build, workers=params.workers, smallest_side=params.checks.smallest_side
+    )
+    policy = params.checks.policy.model_dump()
+    inspection = Inspection(table, policy)
+
+    def choose_left_out(images: np.ndarray) -> Collection[str]:
+        inspection.finish(images, images_per_class=params.checks.images_per_class)
+        found = [*earlier, *inspection.findings]
+        write_findings(findings, found, policy)
+        write_counts(counts, found, policy, count_splits(inspection.kept, inspection.classes).T.to_dict())
+        enforce_policy(inspection.findings, policy, findings)
+        check_splits(inspection.kept, inspection.classes)
+        return find_left_out(inspection.findings, policy)
+
     rows = list(table[["image", "label", "split"]].itertuples(index=False, name=None))
-    write_packed(packed, rows, decoded, params.build.model_dump())
-    return {"images": len(table)}
+    packed_images = write_packed(packed, rows, inspection.watch(decoded), params.build.model_dump(), choose_left_out)
+    return {"images": packed_images}
 
 
 if __name__ == "__main__":

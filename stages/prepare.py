@@ -1,4 +1,4 @@
-"""source of images -> annotations.csv: image,label,split,group,sha256,check."""
+"""source of images -> annotations.csv: image,label,split,group,sha256,check; and what was found in names and table."""
 
 import hashlib
 import sys
@@ -9,14 +9,15 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
 
 from imclass.data.annotations import label_images, write_annotations
+from imclass.data.findings import enforce_policy, find_left_out, write_findings
 from imclass.data.source import read_files
-from imclass.data.split import assign_splits, check_splits, count_splits, find_contradictions
+from imclass.data.split import assign_splits, check_splits, count_splits, find_shared_groups
 from imclass.params import Params
 from imclass.stage import run
 
 
-def prepare(params: Params, source: Path, annotations: Path) -> dict[str, object]:
-    table = label_images(source)
+def prepare(params: Params, source: Path, annotations: Path, findings: Path) -> dict[str, object]:
+    table, found = label_images(source)
     files = tqdm(read_files(source, table.image), "hash", len(table), unit="img", disable=None)
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files}
     table["sha256"] = table.image.map(sha256)
@@ -26,10 +27,13 @@ def prepare(params: Params, source: Path, annotations: Path) -> dict[str, object
         val_fraction=params.data.val_fraction,
         test_fraction=params.data.test_fraction,
     )
+    found += find_shared_groups(table)
+    policy = params.checks.policy.model_dump()
+    write_findings(findings, found, policy, checked=True)
+    enforce_policy(found, policy, findings)
+    table = table[~table.image.isin(find_left_out(found, policy))]
     check_splits(table)
     write_annotations(table, annotations)
-    for sentence in find_contradictions(table):
-        print(f"doubtful: {sentence}")
     counts = count_splits(table)
     print(f"{len(table)} images of {len(counts)} classes", counts.to_string(), sep="\n")
     return {"images": len(table)}

@@ -71,7 +71,7 @@ def test_wrong_number_of_paths_gives_the_usage(arguments: list[str], monkeypatch
 def test_params_are_checked_before_the_stage_starts(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("seed: -1\n")
     code = str(run_and_fail(AssertionError("called")))
-    assert code.startswith("weigh: params.yaml: 14 problems\n  seed: expected greater than or equal to 0, found -1\n")
+    assert code.startswith("weigh: params.yaml: 15 problems\n  seed: expected greater than or equal to 0, found -1\n")
 
 
 def test_missing_params_file_is_one_message(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_missing_params_file_is_one_message(tmp_path: Path) -> None:
 
 def test_process_ends_with_status_1_and_no_traceback(tmp_path: Path) -> None:
     prepare = COMMITTED.parent / "stages/prepare.py"
-    command = [sys.executable, str(prepare), "nothing.zip", "annotations.csv"]
+    command = [sys.executable, str(prepare), "nothing.zip", "annotations.csv", "findings.csv"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout == ""

@@ -18,6 +18,7 @@ from imclass.errors import InputError, list_problems
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Size = Annotated[int, Field(ge=1, le=4096)]
 Width = Annotated[int, Field(ge=1, le=65536)]
+Policy = Literal["fail", "drop", "warn"]
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=3)]
 
 WHERE_KEYS = frozenset({"device", "workers"})  # say where a run happens, and rerun nothing
@@ -49,6 +50,30 @@ class BuildParams(Section):
     width: Size
     fit: Literal["crop", "pad", "stretch"]
     background: Annotated[int, Field(ge=0, le=255)]
+
+
+class PolicyParams(Section):
+    """What is done about each kind of fault in the data that a project may judge in its own way."""
+
+    missing_file: Literal["fail", "drop"]
+    no_label: Literal["fail", "drop"]
+    repeated_file: Literal["fail", "drop"]
+    unreadable: Literal["fail", "drop"]
+    two_labels: Policy
+    twin_labels: Literal["fail", "warn"]
+    same_picture: Policy
+    shared_group: Policy
+    near_duplicate: Policy
+    small: Policy
+    uniform: Policy
+    few_images: Literal["fail", "warn"]
+    shifted_share: Literal["fail", "warn"]
+
+
+class CheckParams(Section):
+    smallest_side: Size
+    images_per_class: Annotated[int, Field(ge=1, le=1_000_000)]
+    policy: PolicyParams
 
 
 class MlpParams(Section):
@@ -111,6 +136,7 @@ class Params(Section):
     workers: Annotated[int, Field(ge=0, le=1024)]
     threads: Annotated[int, Field(ge=1, le=1024)]
     data: DataParams
+    checks: CheckParams
     build: BuildParams
     model: ModelParams
     train: TrainParams

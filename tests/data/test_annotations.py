@@ -11,7 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from imclass.data.annotations import COLUMNS, SPLITS, label_images, read_annotations, read_table, write_annotations
+from imclass.data.findings import enforce_policy
 from imclass.errors import InputError
+from imclass.params import PolicyParams
 
 WriteSource = Callable[[Path, dict[str, bytes]], Path]
 ODD_LABELS = [
@@ -35,19 +37,25 @@ ODD_LABELS = [
         "\u2028",
     ),
 ]
+FAIL = dict.fromkeys(PolicyParams.model_fields, "fail")
 # What a CSV can hold: UTF-8 text with neither NUL nor carriage return.
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0\r"), min_size=1)
 
 
 def label(source: Path) -> list[tuple[str, ...]]:
-    return list(label_images(source)[["image", "label", "split", "group"]].itertuples(index=False, name=None))
+    return list(label_images(source)[0][["image", "label", "split", "group"]].itertuples(index=False, name=None))
 
 
 def refuse(source: Path) -> str:
+    """The message of prepare, where every kind of finding that may stop it does."""
     with pytest.raises(InputError) as caught:
-        label_images(source)
-    assert str(caught.value).startswith(f"{source}: ")
+        enforce_policy(label_images(source)[1], FAIL, Path("findings.csv"))
+    assert str(caught.value).startswith((f"{source}: ", "faults in the data (all are in findings.csv;"))
     return str(caught.value)
+
+
+def find(source: Path) -> list[tuple[str, str, str, int | None]]:
+    return [(found.kind, found.file, found.detail, found.row) for found in label_images(source)[1]]
 
 
 def refuse_csv(folder: Path, content: str | bytes) -> str:
@@ -55,9 +63,7 @@ def refuse_csv(folder: Path, content: str | bytes) -> str:
     for name in "1.png", "2.png", "3.png", "4.png":
         (folder / name).touch()
     (folder / "annotations.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-    message = refuse(folder)
-    assert message.startswith(f"{folder}: annotations.csv: ")
-    return message.removeprefix(f"{folder}: annotations.csv: ")
+    return refuse(folder).removeprefix(f"{folder}: annotations.csv: ")
 
 
 def make_table(labels: list[str], split: str = "train") -> pd.DataFrame:
@@ -111,33 +117,71 @@ def test_class_may_be_called_train(tmp_path: Path, write_source: WriteSource) ->
 
 
 @pytest.mark.parametrize("root", ["", "set/"])
-def test_litter_of_macos_is_no_image_and_no_class(
-    tmp_path: Path, write_source: WriteSource, capsys: pytest.CaptureFixture[str], root: str
-) -> None:
+def test_litter_of_macos_is_no_image_and_no_class(tmp_path: Path, write_source: WriteSource, root: str) -> None:
     litter = ["__MACOSX/set/cat/._1.png", ".DS_Store", f"{root}.DS_Store", f"{root}cat/._1.png", f"{root}.git/x/1.png"]
     images = [f"{root}cat/1.png", f"{root}dog/1.png"]
     source = write_source(tmp_path / "a.zip", dict.fromkeys([*litter, *images], b"")) if root else None
     source = source or write_source(tmp_path / "folder", dict.fromkeys([*litter, *images], b""))
     assert [row[:2] for row in label(source)] == [(images[0], "cat"), (images[1], "dog")]
-    assert f"files not used: {len(set(litter))}, such as .DS_Store" in capsys.readouterr().out
+    assert [found[:2] for found in find(source)] == [("unused_file", name) for name in sorted(set(litter))]
 
 
-def test_unused_files_and_columns_are_told(
-    tmp_path: Path, write_source: WriteSource, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_unused_files_and_columns_are_found(tmp_path: Path, write_source: WriteSource) -> None:
     table = b"image,label,width\n1.png,a,8\n2.png,b,8\n"
-    write_source(tmp_path, {"annotations.csv": table, "1.png": b"", "2.png": b"", "3.png": b"", "notes.txt": b""})
-    label_images(tmp_path)
-    assert capsys.readouterr().out == (
-        f"{tmp_path}: annotations.csv: columns not used: width\nfiles not used: 2, such as 3.png\n"
-    )
+    write_source(tmp_path, {"annotations.csv": table, "1.png": b"", "2.png": b"", "3.png": b"", "more.zip": b""})
+    assert find(tmp_path) == [
+        ("unused_column", "annotations.csv", "column 'width'", None),
+        ("unused_file", "3.png", "not used", None),
+        ("unused_file", "more.zip", "an archive, not opened", None),
+    ]
 
 
-def test_nothing_is_told_where_all_is_used(
-    tmp_path: Path, write_source: WriteSource, capsys: pytest.CaptureFixture[str]
-) -> None:
-    label_images(write_source(tmp_path, {"a/1.png": b"", "b/1.png": b""}))
-    assert capsys.readouterr().out == ""
+def test_nothing_is_found_where_all_is_used(tmp_path: Path, write_source: WriteSource) -> None:
+    assert find(write_source(tmp_path, {"a/1.png": b"", "b/1.png": b""})) == []
+
+
+def test_rows_without_image_or_label_or_of_a_repeated_file_are_found_and_in_no_table(tmp_path: Path) -> None:
+    rows = ["1.png,a", "9.png,a", "2.png,", "3.png,b", "3.png,b", "4.png,a", "4.png,b", "i\\5.png,b", "I/5.PNG,a"]
+    (tmp_path / "annotations.csv").write_text("\n".join(["image,label", *rows]))
+    (tmp_path / "i").mkdir()
+    for name in "1.png", "2.png", "3.png", "4.png", "i/5.png":
+        (tmp_path / name).touch()
+    assert label(tmp_path) == [("1.png", "a", "", ""), ("3.png", "b", "", "")]
+    nowhere = "no such file in the source"
+    assert find(tmp_path) == [
+        ("missing_file", "9.png", nowhere, 3),
+        ("missing_file", "i\\5.png", f"{nowhere}; did you mean 'i/5.png'?", 9),
+        ("missing_file", "I/5.PNG", f"{nowhere}; did you mean 'i/5.png'?", 10),
+        ("no_label", "2.png", "no label", 4),
+        ("repeated_file", "3.png", "in lines 5, 6, as 'b'", 6),
+        ("repeated_file", "4.png", "in lines 7, 8, as 'a', 'b'", 7),
+        ("repeated_file", "4.png", "in lines 7, 8, as 'a', 'b'", 8),
+        ("unused_file", "i/5.png", "not used", None),
+    ]
+
+
+@pytest.mark.parametrize("twin", ["Cat", "cat ", " cat", "c\u0061\u0301t"])
+def test_labels_and_names_that_look_alike_are_found(tmp_path: Path, write_source: WriteSource, twin: str) -> None:
+    first = unicodedata.normalize("NFC", twin.strip().lower())
+    source = write_source(tmp_path / "a.zip", {f"{first}/1.png": b"", f"{twin}/1.png": b"", "dog/1.png": b""})
+    kinds = {found[0] for found in find(source)}
+    assert ("twin_labels", "", " and ".join(map(repr, sorted([first, twin]))), None) in find(source)
+    assert kinds == {"twin_labels", "odd_text" if twin != twin.strip() else "twin_names"}
+
+
+@pytest.mark.parametrize("odd", ["a\tb", "a\nb", " a", "a\u200b"])
+def test_odd_text_is_found(tmp_path: Path, write_source: WriteSource, odd: str) -> None:
+    write_source(tmp_path, {f"{odd}/1.png": b"", "other/1.png": b""})
+    assert find(tmp_path) == [
+        ("odd_text", "", f"label {odd!r}", None),
+        *([("odd_text", f"{odd}/1.png", "its name", None)]),
+    ]
+
+
+@pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@x"])
+def test_label_that_a_spreadsheet_computes_is_found(tmp_path: Path, write_source: WriteSource, formula: str) -> None:
+    write_source(tmp_path, {f"{formula}/1.png": b"", "a-b=c/1.png": b""})
+    assert find(tmp_path) == [("formula", "", f"label {formula!r}", None)]
 
 
 def test_names_from_the_table_need_no_image_suffix(tmp_path: Path, write_source: WriteSource) -> None:
@@ -150,7 +194,7 @@ def test_labels_are_kept_as_they_are(tmp_path: Path, write_source: WriteSource, 
     with (tmp_path / "annotations.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([("image", "label"), ("1.png", odd), ("2.png", "other")])
     write_source(tmp_path, {"1.png": b"", "2.png": b""})
-    table = label_images(tmp_path)
+    table, _ = label_images(tmp_path)
     assert table.label.tolist() == [odd, "other"]
     write_annotations(table.assign(split="train", sha256="0"), tmp_path / "out.csv")
     assert read_annotations(tmp_path / "out.csv").label.tolist() == [odd, "other"]
@@ -159,7 +203,7 @@ def test_labels_are_kept_as_they_are(tmp_path: Path, write_source: WriteSource, 
 @pytest.mark.parametrize("odd", [label for label in ODD_LABELS if "/" not in label])
 def test_folder_names_are_kept_as_they_are(tmp_path: Path, write_source: WriteSource, odd: str) -> None:
     write_source(tmp_path, {f"{odd}/1.png": b"", "other/1.png": b""})
-    assert sorted(label_images(tmp_path).label) == sorted([odd, "other"])
+    assert sorted(label_images(tmp_path)[0].label) == sorted([odd, "other"])
 
 
 def test_labels_that_differ_in_case_space_or_form_are_different_classes(tmp_path: Path) -> None:
@@ -275,7 +319,7 @@ def test_line_ends_and_byte_order_mark_do_not_matter(ends: str, mark: str, last:
         ("1.png,a\n2.png,b\n", "found 1.png,a\n  no column 'image'\n  no column 'label'"),
         ("", "found an empty file"),
         ("\n\n", "found an empty file"),
-        ("image,label\n1.png,\n2.png,b\n,c\n", "line 4: no image\n  line 2: no label"),
+        ("image,label\n1.png,\n2.png,b\n,c\n", "line 4: no image"),
         ("image,label\n1.png,a\n5.png,b\n", "line 3: '5.png': no such file in the source"),
         ("image,label\n1.png,a\n./2.png,b\n", "line 3: './2.png': no such file in the source"),
         ("image,label\n1.png,a\n2.PNG,b\n", "line 3: '2.PNG': no such file in the source"),
@@ -283,8 +327,8 @@ def test_line_ends_and_byte_order_mark_do_not_matter(ends: str, mark: str, last:
         ("image,label\n1.png,a\n../x.png,b\n", "line 3: '../x.png': no such file in the source"),
         ("image,label\n1.png,a\n/etc/passwd,b\n", "line 3: '/etc/passwd': no such file in the source"),
         ("image,label\n1.png,a\nC:\\x.png,b\n", "line 3: 'C:\\\\x.png': no such file in the source"),
-        ("image,label\n1.png,a\n2.png,b\n1.png,a\n", "lines 2, 4: '1.png': more than once, as 'a'"),
-        ("image,label\n1.png,b\n2.png,b\n1.png,a\n", "lines 2, 4: '1.png': more than once, as 'a', 'b'"),
+        ("image,label\n1.png,a\n2.png,b\n1.png,a\n", "line 4: '1.png': in lines 2, 4, as 'a'"),
+        ("image,label\n1.png,b\n2.png,b\n1.png,a\n", "line 4: '1.png': in lines 2, 4, as 'a', 'b'"),
         (
             "image,label,split\n1.png,a,train\n2.png,b,Test\n",
             "line 3: split 'Test': expected train, val, test or nothing",
@@ -297,12 +341,13 @@ def test_defect_of_the_table_is_told_with_its_line(tmp_path: Path, content: str 
 
 
 def test_defects_of_the_same_kind_are_told_at_once(tmp_path: Path) -> None:
-    message = refuse_csv(tmp_path, "image,label,split\n1.png,a,x\n1.png,a,train\n7.png,b,train\n2.png,b,\n")
-    assert [line.split(":")[0].strip() for line in message.splitlines()[1:]] == [
-        "line 4",
-        "lines 2, 3",
-        "line 2",
-        "line 5",
+    message = refuse_csv(tmp_path, "image,label\n1.png,a\n7.png,a\n2.png,b\n8.png,b\n3.png,\n")
+    assert message.splitlines()[1:] == [
+        "missing_file: 2 rows without their file",
+        "  line 3: '7.png': no such file in the source",
+        "  line 5: '8.png': no such file in the source",
+        "no_label: 1 rows without a label",
+        "  line 6: '3.png': no label",
     ]
 
 

@@ -30,11 +30,11 @@ def make_build(channels: int, fit: str, background: int = 255) -> BuildParams:
 
 def pack(source: Path, folder: Path, to: BuildParams) -> Packed:
     """What the stages prepare and build make of a source, with every image in train."""
-    table = label_images(source)
+    table, _ = label_images(source)
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in read_files(source, table.image)}
     rows = [(image, label, "train") for image, label in zip(table.image, table.label, strict=True)]
     decoded = decode_files(read_files(source, table.image), sha256, to, workers=1)
-    write_packed(folder, rows, decoded, to.model_dump())
+    write_packed(folder, rows, ((chunk.names, chunk.pixels) for chunk in decoded), to.model_dump())
     return open_packed(folder)
 
 
@@ -77,7 +77,7 @@ def test_every_digit_is_as_in_the_packed_set(tmp_path: Path) -> None:
     packed = pack(DIGITS, tmp_path / "packed", to)
     dataset = CustomImageDataset(tmp_path / "digits/annotations.csv", tmp_path / "digits", FitImage(to))
     assert len(dataset) == 1797
-    at = {name: row for row, name in enumerate(label_images(DIGITS).image)}
+    at = {name: row for row, name in enumerate(label_images(DIGITS)[0].image)}
     for name, (image, label) in zip(dataset.images, read_items(dataset), strict=True):
         np.testing.assert_array_equal(image, packed.splits["train"].images[at[name]])
         assert label == packed.splits["train"].labels[at[name]]

@@ -1,5 +1,6 @@
 import io
 import os
+import re
 import struct
 import tarfile
 import zipfile
@@ -291,6 +292,38 @@ def test_size_that_lies_low_gives_no_more_bytes(tmp_path: Path) -> None:
     struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, 10)
     (tmp_path / "a.zip").write_bytes(content)
     assert "wrong size or checksum of 'cat/a.png'" in refuse(tmp_path / "a.zip", read_all)
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz", "a.tar.xz"])
+def test_bomb_is_refused_before_it_is_unpacked(
+    tmp_path: Path, write_source: WriteSource, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("imclass.data.source.SMALL_ARCHIVE", 2**14)
+    blank = bytes(2**22)
+    source = write_source(tmp_path / kind, {"cat/a.bmp": blank, "cat/b.bmp": blank, "dog/c.bmp": blank, "d.bmp": blank})
+    assert re.search(r": expected at most 200 times its own size, \d+ bytes, found \d+$", refuse(source))
+    list_files(write_source(tmp_path / f"small.{kind}", {"cat/a.bmp": blank[: 2**20]}))
+
+
+def test_zip_whose_members_share_their_bytes_is_refused(tmp_path: Path, write_source: WriteSource) -> None:
+    """Declared sizes count, wherever in the archive the bytes lie."""
+    source = write_source(tmp_path / "a.zip", {f"cat/{at}.bmp": b"a" for at in range(3)})
+    content = bytearray(source.read_bytes())
+    at = -1
+    while (at := content.find(b"PK\1\2", at + 1)) >= 0:
+        struct.pack_into("<I", content, at + 24, 2**28 - 1)
+    source.write_bytes(content)
+    assert "times its own size, 419430400 bytes, found 805306365" in refuse(source)
+
+
+@pytest.mark.parametrize("kind", ["a.zip", "a.tar"])
+def test_archive_of_too_many_members_is_refused(
+    tmp_path: Path, write_source: WriteSource, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr("imclass.data.source.MAX_MEMBERS", 3)
+    source = write_source(tmp_path / kind, {f"cat/{at}.png": b"a" for at in range(4)})
+    assert refuse(source).endswith("expected at most 3 members, found 4")
+    list_files(write_source(tmp_path / f"few.{kind}", {f"cat/{at}.png": b"a" for at in range(3)}))
 
 
 @pytest.mark.parametrize("name", ["../canary", "cat/../../canary", "{folder}/canary", "..\\canary"])

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from imclass.data.annotations import SPLITS
-from imclass.data.split import assign_splits, check_splits, count_splits, find_contradictions
+from imclass.data.split import assign_splits, check_splits, count_splits, find_imbalance, find_shared_groups
 from imclass.errors import InputError
 
 FRACTIONS = {"val_fraction": 0.15, "test_fraction": 0.2}
@@ -159,11 +159,34 @@ def test_classes_that_cannot_be_learnt_are_told_at_once() -> None:
     ]
 
 
-def test_pictures_in_two_splits_or_under_two_labels_are_told() -> None:
-    rows = [("a", "x", "train", "1"), ("b", "x", "test", "1"), ("c", "x", "val", "2"), ("d", "y", "val", "2")]
-    table = pd.DataFrame(rows, columns=["image", "label", "split", "sha256"])
-    assert find_contradictions(table) == [
-        "pictures with more than one split: 1, such as a = b",
-        "pictures with more than one label: 1, such as c = d",
+def test_groups_in_two_splits_are_found_on_the_copies_in_the_earlier_split() -> None:
+    rows = [("a", "x", "train", "g"), ("b", "x", "val", "g"), ("c", "x", "test", "g"), ("d", "x", "train", "h")]
+    table = pd.DataFrame([*rows, ("e", "y", "train", "")], columns=["image", "label", "split", "group"])
+    assert [(found.file, found.detail) for found in find_shared_groups(table)] == [
+        ("a", "group 'g' is in train and in test"),
+        ("b", "group 'g' is in val and in test"),
     ]
-    assert find_contradictions(table.iloc[[0, 2]]) == []
+    assert find_shared_groups(table.iloc[[0, 3, 4]]) == []
+
+
+def make_counts(**counts: list[int]) -> pd.DataFrame:
+    rows = [
+        (label, split) for label, of in counts.items() for split, n in zip(SPLITS, of, strict=True) for _ in range(n)
+    ]
+    return pd.DataFrame(rows, columns=["label", "split"])
+
+
+def test_classes_under_the_floor_are_found() -> None:
+    table = make_counts(a=[5, 5, 5], b=[5, 0, 4])
+    assert [str(found) for found in find_imbalance(table, images_per_class=5)] == [
+        "class 'b': 0 images in val",
+        "class 'b': 4 images in test",
+    ]
+    assert find_imbalance(table.iloc[:15], images_per_class=5) == []
+
+
+def test_another_share_of_a_split_is_found_where_chance_does_not_explain_it() -> None:
+    assert [
+        str(found) for found in find_imbalance(make_counts(a=[700, 100, 100], b=[300, 40, 100]), images_per_class=1)
+    ] == ["class 'a': 70.0% of train, 50.0% of test", "class 'b': 30.0% of train, 50.0% of test"]
+    assert find_imbalance(make_counts(a=[700, 10, 70], b=[300, 8, 38]), images_per_class=1) == []

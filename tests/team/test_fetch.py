@@ -345,7 +345,13 @@ def test_fetched_archive_goes_through_prepare_and_build(tmp_path: Path) -> None:
         params, count = re.subn(rf"^  {side}: \d+", f"  {side}: 28", params, flags=re.MULTILINE)
         assert count == 1
     (tmp_path / "params.yaml").write_text(params)
-    for stage, *outs in ("prepare", "annotations.csv"), ("build", "annotations.csv", "packed"):
+    for stage, *outs in (
+        ("prepare", "annotations.csv", "before.csv"),
+        (
+            "build",
+            *("annotations.csv", "before.csv", "packed", "findings.csv", "data.json"),
+        ),
+    ):
         done = run_script(sys.executable, str(ROOT / f"stages/{stage}.py"), "mnist.zip", *outs, folder=tmp_path)
         assert done.returncode == 0, done.stderr
     packed = open_packed(tmp_path / "packed")

@@ -8,10 +8,15 @@ each sorted by name.
 import csv
 import difflib
 import io
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 
+from imclass.data.findings import ROW_KINDS, Finding
 from imclass.data.source import list_files, read_files
 from imclass.errors import InputError, list_problems
 from imclass.files import CHECK, find_changed_rows, name_in_errors, write_checked_rows
@@ -20,27 +25,29 @@ SPLITS = ("train", "val", "test")
 COLUMNS = ("image", "label", "split", "group", "sha256")
 REQUIRED = ("image", "label")
 ANNOTATIONS_FILE = "annotations.csv"  # in a source, gives the labels
+FORMULA = ("=", "+", "-", "@")  # how a label begins that a spreadsheet computes
 IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 
 
-def label_images(source: Path) -> pd.DataFrame:
+def label_images(source: Path) -> tuple[pd.DataFrame, list[Finding]]:
     """The labelled images of a source as columns image, label, split and group, '' where split or group is not given.
 
     Labels come from the source's annotations.csv, else each image's top folder is its label. One folder around
-    everything is looked through; top folders train, val and test give the split.
-    Raises InputError naming file and row for whatever does not fit.
+    everything is looked through; top folders train, val and test give the split. Rows that name no image, have no label
+    or repeat another are left out of the table, and are findings, as is all else that is doubtful.
+    Raises InputError naming file and row where no such table can be made.
     """
     names = list_files(source)
     root = _find_root(names)
     if root + ANNOTATIONS_FILE in names:
-        table = _label_by_table(source, root, names)
+        table, findings = _label_by_table(source, root, names)
     else:
-        table = _label_by_folder(source, root, names)
-    if table.label.nunique() < 2:
+        table, findings = _label_by_folder(source, root, names)
+    if table.label.nunique() < 2 and not any(found.kind in ROW_KINDS for found in findings):
         found = f"only {table.label.iloc[0]!r}" if len(table) else "no image"
         raise InputError(f"{source}: expected images of at least two classes, found {found}")
     _check_text(source, table)
-    return table.sort_values("image", ignore_index=True)
+    return table.sort_values("image", ignore_index=True), [*findings, *_find_doubtful_text(names, table)]
 
 
 def read_table(where: str, content: bytes) -> pd.DataFrame:
@@ -49,6 +56,13 @@ def read_table(where: str, content: bytes) -> pd.DataFrame:
     Raises InputError naming `where` and the line: other encodings than UTF-8, a missing or unknown column, a line with
     too few or too many fields, an empty image or label.
     """
+    table = _parse_table(where, content)
+    if problems := [f"line {line}: no label" for line in table.index[table.label == ""]]:
+        raise InputError(f"{where}: lines without label\n{list_problems(problems)}")
+    return table[[column for column in (*COLUMNS, CHECK) if column in table]]
+
+
+def _parse_table(where: str, content: bytes) -> pd.DataFrame:
     rows = _read_rows(where, content)
     header = rows[0][1] if rows else []
     _check_header(where, header)
@@ -62,13 +76,9 @@ def read_table(where: str, content: bytes) -> pd.DataFrame:
     table = pd.DataFrame(
         [row for _, row in rows[1:]], columns=header, index=[line for line, _ in rows[1:]], dtype=object
     )
-    problems = [f"line {line}: no {column}" for column in REQUIRED for line in table.index[table[column] == ""]]
-    if problems:
-        raise InputError(f"{where}: lines without image or label\n{list_problems(problems)}")
-    unused = [column for column in header if column not in (*COLUMNS, CHECK)]
-    if unused:
-        print(f"{where}: columns not used: {', '.join(unused)}")
-    return table[[column for column in (*COLUMNS, CHECK) if column in header]]
+    if problems := [f"line {line}: no image" for line in table.index[table.image == ""]]:
+        raise InputError(f"{where}: lines without image\n{list_problems(problems)}")
+    return table
 
 
 def write_annotations(table: pd.DataFrame, path: Path) -> None:
@@ -106,22 +116,17 @@ def _find_root(names: list[str]) -> str:
     return "" if images_inside and root + ANNOTATIONS_FILE not in names else root
 
 
-def _label_by_table(source: Path, root: str, names: list[str]) -> pd.DataFrame:
-    where = f"{source}: {root}{ANNOTATIONS_FILE}"
-    table = read_table(where, next(read_files(source, [root + ANNOTATIONS_FILE]))[1])
+def _label_by_table(source: Path, root: str, names: list[str]) -> tuple[pd.DataFrame, list[Finding]]:
+    path = root + ANNOTATIONS_FILE
+    where = f"{source}: {path}"
+    table = _parse_table(where, next(read_files(source, [path]))[1])
+    unused = [column for column in table if column not in COLUMNS]
+    findings = [Finding("unused_column", path, f"column {column!r}") for column in unused]
     for column in "split", "group":
         if column not in table:
             table[column] = ""
-    table["image"] = root + table.image
-    known = set(names)
+    table = table[["image", "label", "split", "group"]].assign(image=root + table.image)
     problems = [
-        f"line {line}: {image!r}: no such file in the source"
-        for line, image in table.image[~table.image.isin(known)].items()
-    ]
-    for image, rows in table[table.image.duplicated(keep=False)].groupby("image"):
-        labels = ", ".join(repr(label) for label in sorted(set(rows.label)))
-        problems.append(f"lines {', '.join(map(str, rows.index))}: {image!r}: more than once, as {labels}")
-    problems += [
         f"line {line}: split {split!r}: expected {', '.join(SPLITS)} or nothing"
         for line, split in table.split[~table.split.isin(["", *SPLITS])].items()
     ]
@@ -130,12 +135,48 @@ def _label_by_table(source: Path, root: str, names: list[str]) -> pd.DataFrame:
         line = table.index[~given][0]
         problems.append(f"line {line}: no split, while other lines have one: expected all or none")
     if problems:
-        raise InputError(f"{where}: rows that do not fit the source\n{list_problems(problems)}")
-    _tell_unused(names, {*table.image, root + ANNOTATIONS_FILE})
-    return table[["image", "label", "split", "group"]]
+        raise InputError(f"{where}: splits that cannot be used\n{list_problems(problems)}")
+    findings += _find_missing_files(table, root, names)
+    unlabelled = table.image[table.label == ""]
+    findings += [Finding("no_label", image, "no label", line) for line, image in _number(unlabelled)]
+    findings += _find_repeated_rows(table)
+    findings += _find_unused(names, {*table.image, path})
+    left_out = [found.row for found in findings if found.kind in ROW_KINDS]
+    return table[~table.index.isin(left_out)], findings
 
 
-def _label_by_folder(source: Path, root: str, names: list[str]) -> pd.DataFrame:
+def _number(column: "pd.Series[Any]") -> list[tuple[int, str]]:
+    """(line, value) of each row."""
+    return list(zip(column.index.tolist(), column.tolist(), strict=True))
+
+
+def _find_missing_files(table: pd.DataFrame, root: str, names: list[str]) -> list[Finding]:
+    missing = table.image[~table.image.isin(set(names))]
+    if missing.empty:
+        return []
+    alike = {_fold(name): name for name in names}
+    findings = []
+    for line, image in _number(missing):
+        written = image.removeprefix(root)
+        close = alike.get(_fold(root + written.replace("\\", "/").removeprefix("./")))
+        hint = f"; did you mean {close.removeprefix(root)!r}?" if close else ""
+        findings.append(Finding("missing_file", written, f"no such file in the source{hint}", line))
+    return findings
+
+
+def _find_repeated_rows(table: pd.DataFrame) -> list[Finding]:
+    """All rows of a file but the first, or all of them where they contradict each other."""
+    findings = []
+    for image, rows in table[table.image.duplicated(keep=False)].groupby("image"):
+        labels = ", ".join(repr(label) for label in sorted(set(rows.label)))
+        lines = rows.index.tolist()
+        told = f"in lines {', '.join(map(str, lines))}, as {labels}"
+        differ = len(rows.drop_duplicates()) > 1
+        findings += [Finding("repeated_file", str(image), told, line) for line in (lines if differ else lines[1:])]
+    return findings
+
+
+def _label_by_folder(source: Path, root: str, names: list[str]) -> tuple[pd.DataFrame, list[Finding]]:
     images = [name for name in names if _is_image(name)]
     tops = {image.removeprefix(root).split("/", 1)[0] for image in images}
     by_split = bool(tops) and tops <= set(SPLITS)
@@ -154,8 +195,8 @@ def _label_by_folder(source: Path, root: str, names: list[str]) -> pd.DataFrame:
         raise InputError(
             f"{source}: without {ANNOTATIONS_FILE}, expected a folder per class\n{list_problems(problems)}"
         )
-    _tell_unused(names, set(images))
-    return pd.DataFrame(rows, columns=["image", "label", "split", "group"], dtype=object)
+    table = pd.DataFrame(rows, columns=["image", "label", "split", "group"], dtype=object)
+    return table, _find_unused(names, set(images))
 
 
 def _is_image(name: str) -> bool:
@@ -177,10 +218,58 @@ def _check_text(source: Path, table: pd.DataFrame) -> None:
         raise InputError(f"{source}: names or labels that cannot be written down\n{list_problems(problems)}")
 
 
-def _tell_unused(names: list[str], used: set[str]) -> None:
-    unused = [name for name in names if name not in used]
-    if unused:
-        print(f"files not used: {len(unused)}, such as {unused[0]}")
+def _find_unused(names: list[str], used: set[str]) -> list[Finding]:
+    return [
+        Finding("unused_file", name, "an archive, not opened" if _is_archive(name) else "not used")
+        for name in names
+        if name not in used
+    ]
+
+
+def _find_doubtful_text(names: list[str], table: pd.DataFrame) -> list[Finding]:
+    labels = sorted(set(table.label))
+    findings = [
+        Finding("twin_labels", "", " and ".join(map(repr, twins)))
+        for twins in _find_twins(labels, lambda label: " ".join(_fold(label).split()))
+    ]
+    findings += [
+        Finding("twin_names", twin, f"beside {first!r}")
+        for first, *twins in _find_twins(names, _fold)
+        for twin in twins
+    ]
+    findings += [Finding("odd_path", name, "absolute, or climbs") for name in names if _leaves(name)]
+    texts = [("", f"label {label!r}", label) for label in labels]
+    texts += [("", f"group {group!r}", group) for group in sorted(set(table.group))]
+    texts += [(image, "its name", image) for image in table.image]
+    findings += [Finding("odd_text", file, what) for file, what, text in texts if _is_odd(text)]
+    findings += [Finding("formula", "", f"label {label!r}") for label in labels if label.startswith(FORMULA)]
+    return findings
+
+
+def _find_twins(texts: Iterable[str], fold: Callable[[str], str]) -> list[list[str]]:
+    """Texts that `fold` makes equal, those of each group sorted."""
+    alike = defaultdict(list)
+    for text in texts:
+        alike[fold(text)].append(text)
+    return [sorted(twins) for twins in alike.values() if len(twins) > 1]
+
+
+def _fold(text: str) -> str:
+    """As a file system may that looks at neither case nor Unicode form."""
+    return text.lower() if text.isascii() else unicodedata.normalize("NFC", text).casefold()
+
+
+def _is_odd(text: str) -> bool:
+    return text != text.strip() or not (text.isprintable() or text.replace(" ", "").isprintable())
+
+
+def _leaves(name: str) -> bool:
+    """Whether the name leads out of a folder that an archive is unpacked into, on some system. Here none ever is."""
+    return name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/")
+
+
+def _is_archive(name: str) -> bool:
+    return name.lower().endswith((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"))
 
 
 def _read_rows(where: str, content: bytes) -> list[tuple[int, list[str]]]:

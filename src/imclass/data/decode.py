@@ -12,11 +12,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from imclass.data.images import Fit, decode_and_fit
+from imclass.data.findings import Finding
+from imclass.data.images import Fit, decode_picture, fit_image, has_other_suffix
+from imclass.data.pictures import FLATTEST, Thumbnails, find_flat, shrink
 from imclass.errors import InputError, list_problems
 
 CHUNK_FILES = 256
@@ -26,27 +29,45 @@ SECONDS_WORTH_WORKERS = 0.3  # of decoding; starting workers takes about a tenth
 SECONDS_PER_FILE = 10  # a decoder that takes longer hangs
 
 File = tuple[str, bytes, str]  # name, content and expected sha256
-Decoded = tuple[list[str], UInt8[np.ndarray, "n c h w"], list[str]]  # names and pixels of sound files, and problems
+
+
+class Decoded(NamedTuple):
+    """A chunk: names, pixels and thumbnails of its sound files, what was found in all, and names of changed ones."""
+
+    names: list[str]
+    pixels: UInt8[np.ndarray, "n c h w"]
+    thumbnails: Thumbnails
+    findings: list[Finding]
+    changed: list[str]
+
+
+class To(NamedTuple):
+    """The shape of the decoded pictures, and the side below which a picture is told as small."""
+
+    fit: Fit
+    smallest_side: int
 
 
 def decode_files(
-    files: Iterable[tuple[str, bytes]], sha256: Mapping[str, str], to: Fit, *, workers: int
-) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"]]]:
-    """Decode and fit (name, content) pairs -> chunks of (names, pixels), in their order.
+    files: Iterable[tuple[str, bytes]], sha256: Mapping[str, str], to: Fit, *, workers: int, smallest_side: int = 1
+) -> Iterator[Decoded]:
+    """Decode and fit (name, content) pairs -> chunks of them, in their order.
 
     `sha256` gives the content hash that each named file must have. `workers` processes decode, 0 as many as there are
-    cores; what takes less than a moment is decoded in this process. The result does not depend on it.
-    Raises InputError after the last chunk, naming every file that changed, is not a sound image or ended its decoder.
+    cores; what takes less than a moment is decoded in this process. The result does not depend on it. Files that are
+    no sound image, or ended their decoder, are among the findings only.
+    Raises InputError after the last chunk, naming every file that changed.
     """
-    problems: list[str] = []
-    for names, pixels, found in _decode_chunks(_cut(files, sha256), to, len(sha256), workers or _count_cores()):
-        problems += found
-        yield names, pixels
-    if problems:
-        raise InputError(f"images that cannot be used: {len(problems)}\n{list_problems(sorted(problems))}")
+    changed: list[str] = []
+    chunks = _cut(files, sha256)
+    for decoded in _decode_chunks(chunks, To(to, smallest_side), len(sha256), workers or _count_cores()):
+        changed += decoded.changed
+        yield decoded
+    if changed:
+        raise InputError(f"files changed since prepare hashed them: {len(changed)}\n{list_problems(sorted(changed))}")
 
 
-def _decode_chunks(chunks: Iterator[list[File]], to: Fit, num_files: int, workers: int) -> Iterator[Decoded]:
+def _decode_chunks(chunks: Iterator[list[File]], to: To, num_files: int, workers: int) -> Iterator[Decoded]:
     first = next(chunks, None)
     if first is None:
         return
@@ -61,7 +82,7 @@ def _decode_chunks(chunks: Iterator[list[File]], to: Fit, num_files: int, worker
         yield from _decode_in_workers(chunks, to, workers)
 
 
-def _decode_in_workers(chunks: Iterator[list[File]], to: Fit, workers: int) -> Iterator[Decoded]:
+def _decode_in_workers(chunks: Iterator[list[File]], to: To, workers: int) -> Iterator[Decoded]:
     """In the order of the chunks. When a worker dies, all that waited for one is decoded file by file to name which."""
     waiting: deque[list[File]] = deque()
     while True:
@@ -85,7 +106,7 @@ def _decode_in_workers(chunks: Iterator[list[File]], to: Fit, workers: int) -> I
         waiting.clear()
 
 
-def _decode_one_by_one(files: Iterator[File], to: Fit) -> Iterator[Decoded]:
+def _decode_one_by_one(files: Iterator[File], to: To) -> Iterator[Decoded]:
     while True:
         with _start_workers(1) as pool:
             for file in files:
@@ -93,33 +114,45 @@ def _decode_one_by_one(files: Iterator[File], to: Fit) -> Iterator[Decoded]:
                     yield pool.submit(_decode_in_time, [file], to).result()
                 except BrokenProcessPool:
                     why = f"its decoder crashed, ran out of memory or took longer than {SECONDS_PER_FILE} s"
-                    yield [], np.empty((0, to.channels, to.height, to.width), np.uint8), [f"{file[0]}: {why}"]
+                    yield _decode_chunk([], to)._replace(findings=[Finding("unreadable", file[0], why)])
                     break
             else:
                 return
 
 
-def _decode_in_time(chunk: list[File], to: Fit) -> Decoded:
+def _decode_in_time(chunk: list[File], to: To) -> Decoded:
     return _decode_chunk(chunk, to, seconds_per_file=SECONDS_PER_FILE)
 
 
-def _decode_chunk(chunk: list[File], to: Fit, *, seconds_per_file: int = 0) -> Decoded:
+def _decode_chunk(chunk: list[File], to: To, *, seconds_per_file: int = 0) -> Decoded:
     names: list[str] = []
-    problems: list[str] = []
-    pixels = np.empty((len(chunk), to.channels, to.height, to.width), np.uint8)
+    findings: list[Finding] = []
+    changed: list[str] = []
+    pixels = np.empty((len(chunk), to.fit.channels, to.fit.height, to.fit.width), np.uint8)
     for name, content, expected in chunk:
         signal.alarm(seconds_per_file)  # ends this process, also within a decoder's own code; 0: never
         if hashlib.sha256(content).hexdigest() != expected:
-            problems.append(f"{name}: changed since prepare hashed it")
+            changed.append(name)
             continue
         try:
-            pixels[len(names)] = decode_and_fit(name, content, to)
+            picture = decode_picture(name, content, background=to.fit.background)
         except InputError as error:
-            problems.append(str(error))
-        else:
-            names.append(name)
+            findings.append(Finding("unreadable", name, str(error).removeprefix(f"{name}: ")))
+            continue
+        pixels[len(names)] = fit_image(picture.pixels, to.fit)
+        names.append(name)
+        _, height, width = picture.pixels.shape
+        if min(height, width) < to.smallest_side:
+            findings.append(Finding("small", name, f"{width} x {height} pixels"))
+        if picture.converted:
+            findings.append(Finding("converted", name, ", ".join(picture.converted)))
+        if has_other_suffix(name, picture.format):
+            findings.append(Finding("wrong_extension", name, f"a {picture.format}"))
     signal.alarm(0)
-    return names, pixels[: len(names)], problems
+    pixels = pixels[: len(names)]
+    flat = np.flatnonzero(find_flat(pixels)).tolist()
+    findings += [Finding("uniform", names[at], f"levels spread by less than {FLATTEST}") for at in flat]
+    return Decoded(names, pixels, shrink(pixels), findings, changed)
 
 
 def _start_workers(count: int) -> ProcessPoolExecutor:

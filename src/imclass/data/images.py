@@ -13,7 +13,8 @@ import io
 import struct
 import warnings
 import zlib
-from typing import Protocol, runtime_checkable
+from itertools import chain
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -32,7 +33,29 @@ PNG_HEADER = struct.Struct(">16xIIBB")  # from the start of the file: width, hei
 PNG_CHANNELS = {0: 1, 2: 3}  # of the kinds of pixels that need no conversion: grey and RGB
 PNG_PLAIN_CHUNKS = {b"IHDR", b"IDAT", b"IEND", b"pHYs", b"tIME", b"gAMA", b"cHRM", b"sRGB", b"iCCP"}
 
+SUFFIXES = {  # of the names of files, for each format that is read
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg"),
+    "PNG": (".png",),
+    "PPM": (".pbm", ".pgm", ".ppm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+}
+ALL_SUFFIXES = tuple(chain(*SUFFIXES.values()))
+CONVERTED = {"CMYK": "CMYK", "P": "palette", "PA": "palette", "YCbCr": "YCbCr"}  # by Pillow's name of the mode
+ALPHA_MODES = ("RGBA", "LA", "PA", "RGBa", "La")
+DEEP_MODES = ("I;16", "I;16B", "I;16L", "I;16N")
+
 Pixels = UInt8[np.ndarray, "c h w"]
+
+
+class Picture(NamedTuple):
+    """The pixels of a file, the format that it has, and what else than grey or RGB, upright, was in it."""
+
+    pixels: Pixels
+    format: str
+    converted: tuple[str, ...] = ()
 
 
 @runtime_checkable
@@ -57,6 +80,17 @@ def decode_image(name: str, content: bytes, *, background: int = 255) -> Pixels:
     `background` (0 to 255) lies behind transparent pixels.
     Raises InputError with the name for a file that is not a sound picture of one frame.
     """
+    return decode_picture(name, content, background=background).pixels
+
+
+def has_other_suffix(name: str, format: str) -> bool:
+    """Whether the file's name ends as that of another format that is read here."""
+    name = name.lower()
+    return not name.endswith(SUFFIXES[format]) and name.endswith(ALL_SUFFIXES)
+
+
+def decode_picture(name: str, content: bytes, *, background: int = 255) -> Picture:
+    """As `decode_image`, with what the file was like."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a damaged EXIF block; what matters raises
@@ -85,27 +119,30 @@ def decode_and_fit(name: str, content: bytes, to: Fit) -> Pixels:
     return fit_image(decode_image(name, content, background=to.background), to)
 
 
-def _decode(content: bytes, background: int) -> Pixels:
+def _decode(content: bytes, background: int) -> Picture:
     if content.startswith(PNG_SIGNATURE):
         return _decode_png(content, background)
     return _decode_by_format(content, background)
 
 
-def _decode_by_format(content: bytes, background: int) -> Pixels:
+def _decode_by_format(content: bytes, background: int) -> Picture:
     image = Image.open(io.BytesIO(content), formats=FORMATS)
     _check_size(image.width, image.height)
     # A phone's MPO is a JPEG with a second view behind it; its first is the picture.
     if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
         raise ValueError(f"expected one picture, found {image.n_frames} frames or pages")  # type: ignore[attr-defined]
-    pixels = _decode_jpeg(image, content) if image.format in ("JPEG", "MPO") else _reduce_mode(image, background)
+    converted = _describe_mode(image)
+    is_jpeg = image.format in ("JPEG", "MPO")
+    pixels = _decode_jpeg(image, content) if is_jpeg else _reduce_mode(image, background)
+    format = "JPEG" if is_jpeg else str(image.format)
     # Of TIFF, Pillow has applied and removed it by now. Asking without need costs a tenth of decoding a small picture.
     orientation = image.getexif().get(EXIF_ORIENTATION, 1) if image.info.keys() & EXIF_KEYS else 1
     if orientation in (0, 1):
-        return pixels
+        return Picture(pixels, format, converted)
     picture = _to_image(pixels)
     picture.getexif()[EXIF_ORIENTATION] = orientation
     ImageOps.exif_transpose(picture, in_place=True)
-    return _to_array(picture)
+    return Picture(_to_array(picture), format, (*converted, f"EXIF orientation {orientation}"))
 
 
 def _check_size(width: int, height: int) -> None:
@@ -113,17 +150,18 @@ def _check_size(width: int, height: int) -> None:
         raise ValueError(f"expected at most {MAX_PIXELS} pixels, found {width} x {height}")
 
 
-def _decode_png(content: bytes, background: int) -> Pixels:
+def _decode_png(content: bytes, background: int) -> Picture:
     chunks = _check_png(content)
     width, height, bits, kind = PNG_HEADER.unpack_from(content)
     _check_size(width, height)
     array = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is not None and bits == 8 and kind in PNG_CHANNELS and chunks <= PNG_PLAIN_CHUNKS:
-        return array[None] if PNG_CHANNELS[kind] == 1 else array[:, :, ::-1].transpose(2, 0, 1)  # OpenCV has BGR
-    pixels = _decode_by_format(content, background)  # which says better what is wrong, if it sees it
+        pixels = array[None] if PNG_CHANNELS[kind] == 1 else array[:, :, ::-1].transpose(2, 0, 1)  # OpenCV has BGR
+        return Picture(pixels, "PNG")
+    picture = _decode_by_format(content, background)  # which says better what is wrong, if it sees it
     if array is None:
         raise ValueError("pixels are missing")
-    return pixels
+    return picture
 
 
 def _decode_jpeg(image: Image.Image, content: bytes) -> Pixels:
@@ -134,14 +172,30 @@ def _decode_jpeg(image: Image.Image, content: bytes) -> Pixels:
     return _to_array(image.convert("RGB"))
 
 
+def _describe_mode(image: Image.Image) -> tuple[str, ...]:
+    """To be asked before the pixels are: TIFF turns its own when they are loaded."""
+    converted = []
+    if image.mode in CONVERTED:
+        converted.append(CONVERTED[image.mode])
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
+        converted.append("transparency")
+    if image.mode in DEEP_MODES:
+        converted.append("16 bit")
+    if image.format == "MPO":
+        converted.append("a second view, left out")
+    if image.format == "TIFF" and image.getexif().get(EXIF_ORIENTATION, 1) not in (0, 1):
+        converted.append(f"EXIF orientation {image.getexif()[EXIF_ORIENTATION]}")
+    return tuple(converted)
+
+
 def _reduce_mode(image: Image.Image, background: int) -> Pixels:
     """To grey or RGB."""
-    if image.mode in ("I;16", "I;16B", "I;16L", "I;16N"):
+    if image.mode in DEEP_MODES:
         wide = np.asarray(image, dtype=np.uint32)
         narrow = ((wide + 128) // 257).astype(np.uint8)
         narrow[wide == image.info.get("transparency", -1)] = background
         return narrow[None]
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+    if image.mode in ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
         behind = Image.new("RGBA", rgba.size, (background, background, background, 255))
         flat = Image.alpha_composite(behind, rgba)

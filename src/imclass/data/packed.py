@@ -10,8 +10,9 @@ import csv
 import hashlib
 import io
 import json
+import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from imclass.errors import InputError
 from imclass.files import hash_file, write_whole
 
 HASHED_FILES = ("images.npy", "labels.npy", "index.csv")
+IMAGES_AT_ONCE = 256
 FILES = (*HASHED_FILES, "meta.json")
 
 
@@ -55,40 +57,79 @@ def write_packed(
     rows: Sequence[tuple[str, str, str]],
     decoded: Iterable[tuple[list[str], UInt8[np.ndarray, "_ c h w"]]],
     fit: dict[str, Any],
-) -> None:
+    choose_left_out: Callable[[UInt8[np.ndarray, "n c h w"]], Collection[str]] = lambda _: (),
+) -> int:
     """Write the packed set of (image, label, split) rows from chunks of (names, pixels), whole or not at all.
 
     `rows` come in the order of the packed set, `decoded` in any; `fit` says how pictures were brought to their shape.
-    Pixels are streamed to disk. Raises InputError for training pixels that are all equal.
+    Pixels are streamed to disk. `choose_left_out` is then given all of them, mapped and in the order of the rows, and
+    names the images that are not to be in the set. Returns how many are.
+    Raises InputError for training pixels that are all equal.
     """
-    classes = sorted({label for _, label, _ in rows})
-    label_at = {label: at for at, label in enumerate(classes)}
-    row_at = {image: at for at, (image, _, _) in enumerate(rows)}
-    counts = Counter(split for _, _, split in rows)
-    shape = (len(rows), fit["channels"], fit["height"], fit["width"])
-    levels = np.zeros((fit["channels"], 256), np.int64)
     with write_whole(folder) as temporary:
         temporary.mkdir()
-        # A memory map would keep the written pages in memory, and end the process where the disk is full.
-        with (temporary / "images.npy").open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            first = file.tell()
-            for names, pixels in decoded:
-                at = np.array([row_at[name] for name in names], np.int64)
-                for row, image in zip(at.tolist(), np.ascontiguousarray(pixels), strict=True):
-                    file.seek(first + row * image.nbytes)
-                    file.write(image.data)
-                levels += _count_levels(pixels[at < counts["train"]])
-        labels = io.BytesIO()  # numpy, given a file, does not say why it could not be written
-        np.save(labels, np.array([label_at[label] for _, label, _ in rows], np.int64))
-        (temporary / "labels.npy").write_bytes(labels.getvalue())
-        with (temporary / "index.csv").open("w", encoding="utf-8", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([("image", "label", "split"), *rows])
-        mean, std = _measure(levels)
-        hashes = {name: hash_file(temporary / name) for name in HASHED_FILES}
-        meta = {"classes": classes, "fit": fit, "mean": mean, "sha256": hashes, "splits": counts, "std": std}
-        meta["fingerprint"] = _hash_meta(meta)
-        (temporary / "meta.json").write_text(_to_text(meta), "utf-8")
+        images = temporary / "images.npy"
+        levels = _write_images(images, rows, decoded, fit)
+        if left_out := set(choose_left_out(np.lib.format.open_memmap(images, mode="r"))):
+            everything = images.rename(temporary / "everything.npy")
+            kept = [at for at, (image, _, _) in enumerate(rows) if image not in left_out]
+            chunks = _read_images(everything, [(rows[at][0], at) for at in kept])
+            rows = [rows[at] for at in kept]
+            levels = _write_images(images, rows, chunks, fit)
+            everything.unlink()
+        _write_rows(temporary, rows, levels, fit)
+    return len(rows)
+
+
+def _write_images(
+    path: Path,
+    rows: Sequence[tuple[str, str, str]],
+    decoded: Iterable[tuple[list[str], UInt8[np.ndarray, "_ c h w"]]],
+    fit: dict[str, Any],
+) -> Int64[np.ndarray, "c 256"]:
+    """Write images.npy, and count the levels of each channel in train."""
+    row_at = {image: at for at, (image, _, _) in enumerate(rows)}
+    num_train = sum(split == "train" for _, _, split in rows)
+    shape = (len(rows), fit["channels"], fit["height"], fit["width"])
+    levels = np.zeros((fit["channels"], 256), np.int64)
+    # A memory map would keep the written pages in memory, and end the process where the disk is full.
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+        first = file.tell()
+        for names, pixels in decoded:
+            at = np.array([row_at[name] for name in names], np.int64)
+            for row, image in zip(at.tolist(), np.ascontiguousarray(pixels), strict=True):
+                file.seek(first + row * image.nbytes)
+                file.write(image.data)
+            levels += _count_levels(pixels[at < num_train])
+        file.truncate(first + math.prod(shape))  # the last image may be none that was decoded
+    return levels
+
+
+def _read_images(path: Path, kept: list[tuple[str, int]]) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"]]]:
+    images = np.lib.format.open_memmap(path, mode="r")
+    for start in range(0, len(kept), IMAGES_AT_ONCE):
+        part = kept[start : start + IMAGES_AT_ONCE]
+        yield [name for name, _ in part], images[[at for _, at in part]]
+
+
+def _write_rows(
+    temporary: Path, rows: Sequence[tuple[str, str, str]], levels: Int64[np.ndarray, "c 256"], fit: dict[str, Any]
+) -> None:
+    """Write labels.npy, index.csv and meta.json beside images.npy."""
+    classes = sorted({label for _, label, _ in rows})
+    label_at = {label: at for at, label in enumerate(classes)}
+    counts = Counter(split for _, _, split in rows)
+    labels = io.BytesIO()  # numpy, given a file, does not say why it could not be written
+    np.save(labels, np.array([label_at[label] for _, label, _ in rows], np.int64))
+    (temporary / "labels.npy").write_bytes(labels.getvalue())
+    with (temporary / "index.csv").open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([("image", "label", "split"), *rows])
+    mean, std = _measure(levels)
+    hashes = {name: hash_file(temporary / name) for name in HASHED_FILES}
+    meta = {"classes": classes, "fit": fit, "mean": mean, "sha256": hashes, "splits": counts, "std": std}
+    meta["fingerprint"] = _hash_meta(meta)
+    (temporary / "meta.json").write_text(_to_text(meta), "utf-8")
 
 
 def open_packed(folder: Path) -> Packed:

@@ -20,6 +20,9 @@ from typing import BinaryIO
 from imclass.errors import InputError, list_problems
 
 MAX_FILE_BYTES = 256 * 2**20  # no picture file is larger; a compressed bomb is refused by its declared size
+MAX_MEMBERS = 2**22  # of an archive; the largest public sets have 14 million images, in many archives
+MAX_RATIO = 200  # of all sizes to that of the archive: picture files are compressed already, and blank ones are few
+SMALL_ARCHIVE = 2**21  # bytes that the ratio counts at least, for a few blank pictures
 ZIP_HEADER = struct.Struct(
     "<4s22xHH"
 )  # before each member: signature, 22 bytes that the directory repeats, two lengths
@@ -120,7 +123,9 @@ def _list_zip(archive: Path) -> tuple[list[str], list[str]]:
         # A damaged length in the directory swallows the entries that follow.
         if (count := _count_entries(archive)) not in (len(opened.infolist()), ZIP64_ENTRIES):
             problems.append(f"expected the {count} entries that its directory counts, found {len(opened.infolist())}")
-        for member in opened.infolist():
+        members = opened.infolist()
+        _check_extent(archive, len(members), sum(member.file_size for member in members))
+        for member in members:
             if stat.S_ISLNK(member.external_attr >> 16):
                 problems.append(f"{member.filename}: a link")
             elif member.flag_bits & ZIP_ENCRYPTED:
@@ -175,7 +180,7 @@ def _count_entries(archive: Path) -> int:
 def _list_tar(archive: Path) -> tuple[list[str], list[str]]:
     names, problems = [], []
     with _open_archive(archive), tarfile.open(archive) as opened:
-        for member in _walk_tar(opened):
+        for member in _walk_tar(archive, opened):
             if member.isfile():
                 names.append(member.name)
             elif not member.isdir():
@@ -185,7 +190,7 @@ def _list_tar(archive: Path) -> tuple[list[str], list[str]]:
 
 def _read_tar(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
     with _open_archive(archive), tarfile.open(archive) as opened:
-        for member in _walk_tar(opened):
+        for member in _walk_tar(archive, opened):
             if member.isfile() and member.name in names:
                 _check_size(archive, member.name, member.size)
                 content = opened.extractfile(member)
@@ -193,9 +198,10 @@ def _read_tar(archive: Path, names: set[str]) -> Iterator[tuple[str, bytes]]:
                 yield member.name, content.read()
 
 
-def _walk_tar(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+def _walk_tar(archive: Path, opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     """All members. On its own tarfile ends at a damaged header as at the end, and leaves gzip's checksum unread."""
-    for member in opened:
+    for count, member in enumerate(opened, 1):
+        _check_extent(archive, count, member.offset_data + member.size)
         member.name = member.name.removeprefix("./")  # which `tar -C folder .` writes before every name
         yield member
     file = opened.fileobj
@@ -204,7 +210,16 @@ def _walk_tar(opened: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
         raise tarfile.ReadError(f"no header and no end at byte {opened.offset}")
     while file.read(2**20):
-        pass
+        _check_extent(archive, 0, file.tell())
+
+
+def _check_extent(archive: Path, num_members: int, size: int) -> None:
+    """Refuse a bomb before its content is read: from what a zip declares, and from a tar's headers as they come."""
+    if num_members > MAX_MEMBERS:
+        raise InputError(f"{archive}: expected at most {MAX_MEMBERS} members, found {num_members}")
+    most = MAX_RATIO * max(archive.stat().st_size, SMALL_ARCHIVE)
+    if size > most:
+        raise InputError(f"{archive}: expected at most {MAX_RATIO} times its own size, {most} bytes, found {size}")
 
 
 def _check_size(source: Path, name: str, size: int) -> None:

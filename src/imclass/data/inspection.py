@@ -1,0 +1,46 @@
+"""What all decoded pictures together tell, and which of them are left out."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import numpy as np
+import pandas as pd
+from jaxtyping import UInt8
+
+from imclass.data.decode import Decoded
+from imclass.data.duplicates import find_copies
+from imclass.data.findings import Finding, find_left_out
+from imclass.data.pictures import Thumbnails
+from imclass.data.split import find_imbalance
+
+
+class Inspection:
+    """Collects what is found while pictures are decoded, then looks at all of them.
+
+    `kept` are the rows of the table (annotations) that the policy does not leave out, `classes` those of all rows.
+    """
+
+    def __init__(self, table: pd.DataFrame, policy: Mapping[str, str]) -> None:
+        self.kept = table
+        self.classes = sorted(set(table.label))
+        self.findings: list[Finding] = []
+        self._table = table
+        self._policy = policy
+        self._row_at = {image: at for at, image in enumerate(table.image)}
+        self._rows: list[int] = []
+        self._thumbnails: list[Thumbnails] = []
+
+    def watch(self, decoded: Iterable[Decoded]) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"]]]:
+        """Names and pixels of each chunk, as they come."""
+        for chunk in decoded:
+            self.findings += chunk.findings
+            self._rows += [self._row_at[name] for name in chunk.names]
+            self._thumbnails.append(chunk.thumbnails)
+            yield chunk.names, chunk.pixels
+
+    def finish(self, images: UInt8[np.ndarray, "n c h w"], *, images_per_class: int) -> None:
+        """Look for copies and imbalance; `images` follow the table, with what was watched in its place."""
+        order = np.argsort(self._rows)
+        rows = np.array(self._rows, np.int64)[order]
+        self.findings += find_copies(self._table, images, rows, np.concatenate(self._thumbnails)[order])
+        self.kept = self._table[~self._table.image.isin(find_left_out(self.findings, self._policy))]
+        self.findings += find_imbalance(self.kept, self.classes, images_per_class=images_per_class)
