@@ -116,6 +116,7 @@ def kill_until_done(
             process.kill()  # the shell, which waits for an experiment that may never come
         project.wait_until_gone("exp exec-run" if queued else "" if target == "all processes" else TARGETS["DVC"])
         process.wait()
+        project.wait_until_buried()
     saved = project.count_saved_epochs()
     told = project.run(command)
     if saved and "Running stage 'train'" in told and not queued:
@@ -175,6 +176,7 @@ def fill_disks(folder: Path, disks: int, seed: int) -> Iterator[Line]:
                     project.kill("")
                     process.wait()
                     project.wait_until_gone("")
+                    project.wait_until_buried()
                 subprocess.run(["mount", "-o", "remount,size=1g", str(disk)], check=True)
                 project.run(REPRO)
                 project.check(expected)

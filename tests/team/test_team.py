@@ -265,7 +265,7 @@ def test_branches_with_other_images_and_other_params_merge_without_loss(ana: Per
 
     assert "Merge conflict in dvc.lock" in ben.do("Ben: merges Ana's branch", fails=True)
     unmerged = run(ben.checkout, "git", "diff", "--name-only", "--diff-filter=U").split()
-    assert unmerged == ["dvc.lock", "reports/metrics.json"]
+    assert unmerged == ["dvc.lock", "reports/data.json", "reports/metrics.json"]
     assert "<<<<<<<" not in (ben.checkout / "dvc.lock").read_text()
     diagnosis = run(ben.checkout, "imclass", "doctor", fails=True)
     (mend,) = re.findall("mend: (.*)$", diagnosis)
