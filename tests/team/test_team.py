@@ -285,6 +285,7 @@ def test_branches_with_other_images_and_other_params_merge_without_loss(ana: Per
     assert len(run(ben.checkout, "git", "log", "-1", "--format=%P").split()) == 2
 
 
+@pytest.mark.skipif(shutil.which("zip") is None, reason="zip is not installed")
 def test_archives_stop_a_merge_and_one_is_taken(ben: Person) -> None:
     project = ben.checkout
 
