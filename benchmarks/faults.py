@@ -13,7 +13,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -98,13 +98,19 @@ def kill_at_random(folder: Path, kills: int, seed: int) -> Iterator[Line]:
 
 
 def kill_until_done(
-    project: Project, command: str, chance: random.Random, *, most: int = IN_A_ROW, window: float = WINDOW
+    project: Project,
+    command: str,
+    chance: random.Random,
+    *,
+    targets: Sequence[str] = tuple(TARGETS),
+    most: int = IN_A_ROW,
+    window: float = WINDOW,
 ) -> Iterator[str]:
     """Start a command again and again, and kill it at random moments -> what was sent to whom, until it ends well."""
     queued = "--queue" in command
     for _ in range(most):
         process = project.start(command)
-        target, number = chance.choice(list(TARGETS)), chance.choice(SIGNALS)
+        target, number = chance.choice(targets), chance.choice(SIGNALS)
         until = time.monotonic() + chance.uniform(0, window)
         while process.poll() is None and (time.monotonic() < until or not project.kill(TARGETS[target], number)):
             time.sleep(0.02)
