@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from imclass.errors import InputError
-from imclass.files import name_in_errors
+from imclass.files import hold_lock, name_in_errors
 from imclass.tensors import read_tensors, write_tensors
 from imclass.training.history import Epoch
 from imclass.training.state import State
@@ -111,12 +111,8 @@ def hold_checkpoints(root: Path, decisive: Mapping[str, Any], *, epochs: int) ->
     folder = root / f"{_fingerprint(decisive)}-{epochs}"
     with name_in_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print("the same training runs in another process: waiting for it", file=sys.stderr)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        (folder / LOCK_FILE).touch()
+    with hold_lock(folder / LOCK_FILE, "the same training"):
         _prune(root, keep=folder)
         checkpoints = Checkpoints(folder)
         handlers = {number: signal.signal(number, checkpoints.stop) for number in (signal.SIGTERM, signal.SIGINT)}
