@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,14 +45,12 @@ def examine(*, offline: bool = False) -> list[Finding]:
     if findings:
         return findings  # DVC can do nothing until these are mended
     findings = [*check_python(), *check_packages(), *check_gpu(), *check_line_ends(), *check_stage_deps()]
-    findings += [
-        *check_params(),
-        *check_data(),
-        *check_status(),
-        *check_storage(offline=offline),
-        *check_sizes(),
-        *check_queue(),
-    ]
+    has_remote = _has_remote()
+    default = _run(sys.executable, "-m", "dvc", "config", "core.remote").stdout.strip()
+    ask_remote = ["--not-in-remote"] if has_remote and default and not offline else []
+    data = _ask_dvc("data", "status", "--json", *ask_remote)
+    findings += [*check_params(), *check_data(data), *check_status()]
+    findings += [*check_storage(data, has_remote=has_remote, default=default), *check_sizes(), *check_queue()]
     return findings
 
 
@@ -184,9 +182,11 @@ def _check_data_path(path: Path) -> Iterator[Finding]:
         yield Finding(f"data.path: {path} is tracked by neither Git nor DVC: no clone has it", f"dvc add {path}")
 
 
-def check_data() -> Iterator[Finding]:
-    """Data are those that their .dvc file names: a run would take others without a word, and write them into it."""
-    status = _ask_dvc("data", "status", "--json")
+def check_data(status: Mapping[str, Any]) -> Iterator[Finding]:
+    """Data are those that their .dvc file names: a run would take others without a word, and write them into it.
+
+    `status` is what `dvc data status --json` printed.
+    """
     for name in status.get("uncommitted", {}).get("modified", []):
         data = name.rstrip("/")
         if not Path(f"{data}.dvc").exists():
@@ -217,12 +217,11 @@ def check_status() -> Iterator[Finding]:
             yield Finding(f"stage {name}: dvc.lock is of an earlier state: {what}", "dvc repro")
 
 
-def check_storage(*, offline: bool) -> Iterator[Finding]:
-    """Results and data lie where the others can fetch them."""
-    has_remote = _has_remote()
-    default = _run(sys.executable, "-m", "dvc", "config", "core.remote").stdout.strip()
-    ask_remote = ["--not-in-remote"] if has_remote and default and not offline else []
-    status = _ask_dvc("data", "status", "--json", *ask_remote)
+def check_storage(status: Mapping[str, Any], *, has_remote: bool, default: str) -> Iterator[Finding]:
+    """Results and data lie where the others can fetch them.
+
+    `status` is what `dvc data status --json` printed, with `--not-in-remote` where the remote is to be asked.
+    """
     lacking, unpushed = set(status.get("not_in_cache", [])), set(status.get("not_in_remote", []))
     if lost := sorted(lacking & unpushed):
         yield Finding(
