@@ -91,24 +91,34 @@ class Project:
 
     def read_outs(self) -> dict[str, bytes]:
         """dvc.lock and all files of all outs, by path."""
-        stages = yaml.safe_load((self.folder / "dvc.yaml").read_text())["stages"].values()
-        listed = [out for stage in stages for kind in ("outs", "metrics") for out in stage.get(kind, [])]
-        outs = [name for out in listed for name in ([out] if isinstance(out, str) else out)]
-        paths = [path for out in outs for path in (self.folder / out, *(self.folder / out).rglob("*"))]
-        files = [self.folder / "dvc.lock", *(path for path in paths if path.is_file())]
-        return {file.relative_to(self.folder).as_posix(): file.read_bytes() for file in files if file.exists()}
+        lock = self.folder / "dvc.lock"
+        return {**({lock.name: lock.read_bytes()} if lock.exists() else {}), **read_outs(self.folder)}
 
     def check(self, expected: dict[str, bytes]) -> None:
         """Raise FaultError unless dvc.lock and outs are as expected and nothing half-written is left."""
         found = self.read_outs()
         different = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
-        left = [str(path) for top in ("data", "models", "reports") for path in (self.folder / top).rglob("*.tmp")]
+        left = [str(path) for path in find_temporary_files(self.folder)]
         if different or left:
             raise FaultError(f"different: {different}, left behind: {left}\n{self.output.read_text()}")
 
     def count_saved_epochs(self) -> int:
         """Epochs in the newest checkpoint."""
         return max((int(path.name[:6]) for path in self.folder.glob(".checkpoints/*/*.safetensors")), default=0)
+
+
+def read_outs(project: Path) -> dict[str, bytes]:
+    """Content by path of every file that is or lies in an out of a stage."""
+    stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values()
+    listed = [out for stage in stages for kind in ("outs", "metrics") for out in stage.get(kind, [])]
+    outs = [name for out in listed for name in ([out] if isinstance(out, str) else out)]
+    files = [file for out in outs for file in [project / out, *(project / out).rglob("*")] if file.is_file()]
+    return {file.relative_to(project).as_posix(): file.read_bytes() for file in files}
+
+
+def find_temporary_files(project: Path) -> list[Path]:
+    """What a write that did not end has left."""
+    return [file for folder in ("data", "models", "reports") for file in (project / folder).rglob("*.tmp")]
 
 
 def prepare_projects(

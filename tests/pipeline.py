@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -63,21 +62,8 @@ def append(file: Path, line: str) -> None:
     file.write_text(f"{file.read_text()}\n{line}\n")
 
 
-def read_outs(project: Path) -> dict[str, bytes]:
-    """Content by path of every file that is or lies in an out of a stage."""
-    stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values()
-    listed = [out for stage in stages for kind in ("outs", "metrics") for out in stage.get(kind, [])]
-    outs = [name for out in listed for name in ([out] if isinstance(out, str) else out)]
-    files = [file for out in outs for file in [project / out, *(project / out).rglob("*")] if file.is_file()]
-    return {file.relative_to(project).as_posix(): file.read_bytes() for file in files}
-
-
 def read_records(project: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (project / "runs.jsonl").read_text().splitlines()]
-
-
-def find_temporary_files(project: Path) -> list[Path]:
-    return [file for folder in ("data", "models", "reports") for file in (project / folder).rglob("*.tmp")]
 
 
 def write_images(folder: Path, classes: Iterable[str], count: int) -> None:

@@ -20,15 +20,14 @@ from pipeline import (
     Reproduced,
     append,
     copy_project,
-    find_temporary_files,
     list_run_stages,
-    read_outs,
     read_records,
     replace,
     run,
     write_images,
 )
 
+from benchmarks.project import find_temporary_files, read_outs
 from imclass.data.packed import open_packed, write_packed
 from imclass.tensors import read_tensors
 

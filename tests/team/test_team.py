@@ -19,7 +19,9 @@ import pytest
 import yaml
 from moto.server import ThreadedMotoServer
 from PIL import Image
-from pipeline import ROOT, STAGES, commit, copy_checkout, list_run_stages, read_outs, replace, run, write_images
+from pipeline import ROOT, STAGES, commit, copy_checkout, list_run_stages, replace, run, write_images
+
+from benchmarks.project import read_outs
 
 BLOCKS = dict(re.findall(r"```sh\n# ([^\n]+)\n(.*?)```", (ROOT / "docs/team.md").read_text(), re.DOTALL))
 ANIMALS = "data/raw/animals"
