@@ -36,6 +36,7 @@ from imclass.training.fit import fit
 from imclass.training.optimizer import build_optimizer
 from imclass.training.schedule import constant
 from imclass.training.state import State, start_training
+from imclass.training.step import Learner
 
 LONGER = 20  # turns of loops with workers, which load some batches ahead while others run
 MEMORY_IMAGES = (60_000, 300_000)
@@ -224,7 +225,7 @@ def train_as_imclass(fashion: Fashion, network: str, step: Step, *, flip: bool =
         Turns(step),
         epochs=1_000_000,
         schedule=partial(constant, num_steps=0, peak=LR),
-        criterion=nn.CrossEntropyLoss(),
+        learn=Learner(nn.CrossEntropyLoss(reduction="sum")),
         seed=0,
     )
 

@@ -34,6 +34,20 @@ def select_device(name: str) -> torch.device:
     return device
 
 
+def select_precision(name: str, device: torch.device) -> torch.dtype:
+    """float32, bfloat16 or float16. Raises InputError where the device would only imitate the precision."""
+    if name == "bfloat16" and device.type == "cpu":
+        there = torch.cpu._is_avx512_bf16_supported()
+    elif name == "bfloat16" and device.type == "cuda":
+        there = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        there = name == "float32" or device.type != "cpu"
+    if not there:
+        raise InputError(f"train.precision: expected one that {device} computes in, found {name}; try float32")
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
+
+
 def describe_device(device: torch.device) -> dict[str, Any]:
     """What of a device decides the last bits, for the run record."""
     return {

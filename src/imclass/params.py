@@ -103,8 +103,15 @@ class TrainParams(Section):
     optimizer: Literal["sgd", "adamw"]
     momentum: Fraction
     weight_decay: Annotated[float, Field(ge=0)]
-    schedule: Literal["constant", "one-cycle"]
+    schedule: Literal["constant", "cosine", "one-cycle"]
     label_smoothing: Fraction
+    balance: Literal["none", "loss", "sampler"]
+    accumulation: Annotated[int, Field(ge=1, le=4096)]
+    clip_norm: Annotated[float, Field(ge=0)]
+    ema: Fraction
+    patience: Annotated[int, Field(ge=0, le=1_000_000)]
+    precision: Literal["float32", "bfloat16", "float16"]
+    compile: bool
 
     def describe_optimizer(self) -> dict[str, Any]:
         """The name of the optimizer and its options, but for the learning rate."""
@@ -114,6 +121,15 @@ class TrainParams(Section):
 class AugmentParams(Section):
     flip: bool
     shift: Annotated[int, Field(ge=0, le=256)]
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    crop: Annotated[float, Field(gt=0, le=1)]
+    color: Annotated[float, Field(ge=0, le=1)]
+    erase: Annotated[float, Field(ge=0, le=1)]
+    mix: Literal["none", "mixup", "cutmix"]
+
+    def describe_views(self) -> dict[str, Any]:
+        """What is done to each image on its own."""
+        return self.model_dump(exclude={"mix"})
 
 
 class GateParams(Section):

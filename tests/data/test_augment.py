@@ -1,8 +1,12 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from imclass.data.augment import flip_and_shift
+from imclass.data.augment import augment as augment_all
+from imclass.data.augment import change_color, crop_and_rotate, erase_parts, flip_and_shift
 
 
 def make_images(count: int, *, channels: int = 3, height: int = 5, width: int = 7) -> Tensor:
@@ -109,3 +113,92 @@ def test_shape_and_type_are_kept_even_when_all_is_moved_out(height: int, width: 
 
 def test_no_images_are_no_images() -> None:
     assert augment(make_images(0), flip=True, shift=2).shape == (0, 3, 5, 7)
+
+
+def sample(image: Tensor, row: float, column: float) -> np.ndarray:
+    """Bilinear, with the pixels at the edge repeated; positions count from the middle of the first pixel."""
+    _, height, width = image.shape
+    row, column = min(max(row, 0.0), height - 1.0), min(max(column, 0.0), width - 1.0)
+    top, left = math.floor(row), math.floor(column)
+    bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+    levels = image.double().numpy()
+    upper = levels[:, top, left] * (left + 1 - column) + levels[:, top, right] * (column - left)
+    lower = levels[:, bottom, left] * (left + 1 - column) + levels[:, bottom, right] * (column - left)
+    return upper * (top + 1 - row) + lower * (row - top)
+
+
+@pytest.mark.parametrize(("crop", "rotate"), [(0.4, 0.0), (1.0, 30.0), (0.5, 90.0)])
+def test_crop_and_rotation_equal_a_slow_loop_over_the_same_draws(crop: float, rotate: float) -> None:
+    images = make_images(12, height=6, width=9)
+    ours = crop_and_rotate(images, crop=crop, rotate=rotate, generator=torch.Generator().manual_seed(4))
+    draws = torch.rand((4, 12), generator=torch.Generator().manual_seed(4)).double()
+    slow = torch.empty(images.shape, dtype=torch.float64)
+    for at, (area, turn, across, down) in enumerate(draws.T.tolist()):
+        side = math.sqrt(crop + (1 - crop) * area)
+        angle = math.radians(rotate * (2 * turn - 1))
+        middle_row = 3 + (1 - side) * (2 * down - 1) * 3
+        middle_column = 4.5 + (1 - side) * (2 * across - 1) * 4.5
+        for row in range(6):
+            for column in range(9):
+                y, x = side * (row + 0.5 - 3), side * (column + 0.5 - 4.5)
+                from_row = middle_row + x * math.sin(angle) + y * math.cos(angle)
+                from_column = middle_column + x * math.cos(angle) - y * math.sin(angle)
+                slow[at, :, row, column] = torch.from_numpy(sample(images[at], from_row - 0.5, from_column - 0.5))
+    assert (ours.double() - slow).abs().max() <= 0.51
+
+
+def test_color_equals_a_slow_loop_over_the_same_draws() -> None:
+    images = make_images(20)
+    ours = change_color(images, strength=0.4, generator=torch.Generator().manual_seed(2))
+    factors = 1 + 0.4 * (2 * torch.rand((3, 20), generator=torch.Generator().manual_seed(2)) - 1)
+    for image, picture, (saturation, contrast, brightness) in zip(images, ours, factors.T.tolist(), strict=True):
+        levels = image.double()
+        grey = 0.299 * levels[0] + 0.587 * levels[1] + 0.114 * levels[2]
+        levels = torch.stack([grey + saturation * (channel - grey) for channel in levels])
+        mean = levels.mean()
+        expected = ((mean + contrast * (levels - mean)) * brightness).clamp(0, 255)
+        assert (picture - expected).abs().max() <= 0.51
+
+
+def test_color_leaves_grey_grey() -> None:
+    grey = make_images(9, channels=1)
+    generator = torch.Generator()
+    ours = change_color(grey.expand(-1, 3, -1, -1), strength=0.5, generator=generator.manual_seed(1))
+    alone = change_color(grey, strength=0.5, generator=generator.manual_seed(1))
+    assert (ours.int() - alone.int()).abs().max() <= 1
+
+
+def test_one_rectangle_is_erased_in_the_share_of_images_asked_for() -> None:
+    images = make_images(2_000, height=20, width=24)
+    ours = erase_parts(images, share=0.3, generator=torch.Generator().manual_seed(0))
+    changed = (ours != images).any(1)
+    touched = changed.flatten(1).any(1)
+    assert abs(touched.sum().item() - 600) < 4 * (2_000 * 0.3 * 0.7) ** 0.5
+    shares = []
+    for image, picture, where in zip(images[touched], ours[touched], changed[touched], strict=True):
+        rows, columns = where.any(1).nonzero(), where.any(0).nonzero()
+        part = (slice(None), slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        mean = image.double().mean((1, 2)).round().to(torch.uint8)
+        assert torch.equal(picture[part], mean.view(3, 1, 1).expand_as(picture[part]))
+        outside = image.clone()
+        outside[part] = picture[part]
+        assert torch.equal(outside, picture)
+        shares.append(picture[part][0].numel() / (20 * 24))
+    assert 0.01 < min(shares) < 0.04
+    assert 0.25 < max(shares) < 0.36
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_all_views_together_follow_from_the_seed_and_change_nothing_in_place(seed: int) -> None:
+    images = make_images(15)
+    before = images.clone()
+    options = {"flip": True, "shift": 1, "rotate": 10.0, "crop": 0.8, "color": 0.2, "erase": 0.5}
+    views = [
+        augment_all(images, **options, generator=torch.Generator().manual_seed(number))  # type: ignore[arg-type]
+        for number in (seed, seed, seed + 1)
+    ]
+    assert torch.equal(images, before)
+    assert torch.equal(views[0], views[1])
+    assert not torch.equal(views[0], views[2])
+    nothing = {"flip": False, "shift": 0, "rotate": 0.0, "crop": 1.0, "color": 0.0, "erase": 0.0}
+    assert torch.equal(augment_all(images, **nothing, generator=torch.Generator()), images)  # type: ignore[arg-type]

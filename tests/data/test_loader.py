@@ -114,3 +114,39 @@ def test_seeds_of_epochs_are_distinct_and_fit_a_generator() -> None:
     seeds = {derive_seed(seed, epoch) for seed in (0, 1, 2**63 - 1) for epoch in range(1_000)}
     assert len(seeds) == 3_000
     assert all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_balanced_epochs_draw_every_class_as_often_and_its_images_alike() -> None:
+    numbers = np.arange(1_000)
+    labels = np.where(numbers < 50, 0, np.where(numbers < 350, 2, 3))  # and none of class 1
+    images = np.zeros((1_000, 1, 2, 2), np.uint8)
+    images[:, 0, 0, 0], images[:, 0, 0, 1] = numbers // 256, numbers % 256
+    shuffled = np.random.default_rng(0).permutation(1_000)
+    dataset = ShuffledBatches(
+        images[shuffled], labels[shuffled], batch_size=64, augment=keep, seed=0, device=CPU, balanced=True
+    )
+    drawn = []
+    for epoch in range(30):
+        dataset.start(epoch)
+        for batch, batch_labels in dataset:
+            drawn += read_numbers(batch)
+            assert batch_labels.tolist() == [int(labels[number]) for number in read_numbers(batch)]
+    counts = np.bincount(drawn, minlength=1_000)
+    for first, last in (0, 50), (50, 350), (350, 1_000):
+        mean = 10_000 / (last - first)
+        assert abs(counts[first:last].sum() - 10_000) < 4 * (30_000 * 2 / 9) ** 0.5
+        assert np.abs(counts[first:last] - mean).max() < 5 * mean**0.5
+
+
+def test_balanced_batches_name_their_rows() -> None:
+    dataset = ShuffledBatches(
+        np.arange(256, dtype=np.uint8).reshape(64, 1, 2, 2),
+        np.arange(64) % 3,
+        batch_size=10,
+        augment=keep,
+        seed=0,
+        device=CPU,
+        balanced=True,
+    )
+    for step, (images, _) in enumerate(dataset):
+        assert (images[:, 0, 0, 0] // 4).tolist() == dataset.list_rows(step)

@@ -25,6 +25,7 @@ from imclass.training.fit import fit
 from imclass.training.optimizer import build_optimizer
 from imclass.training.schedule import constant, one_cycle
 from imclass.training.state import State, start_training
+from imclass.training.step import Learner
 
 ROOT = Path(__file__).parents[2]
 CONFIG = ModelConfig(
@@ -78,7 +79,7 @@ def make_state(optimizer: str) -> tuple[State, ShuffledBatches]:
     torch.manual_seed(0)
     model = build_model(CONFIG).to(memory_format=torch.channels_last)
     built = build_optimizer(model, name=optimizer, lr=0.1, momentum=0.9, weight_decay=0.01)
-    return start_training(model, built, num_batches=len(dataset)), dataset
+    return start_training(model, built, num_batches=len(dataset), averaged=optimizer == "adamw"), dataset
 
 
 def train(
@@ -94,7 +95,7 @@ def train(
         saver,
         epochs=epochs,
         schedule=partial(one_cycle if epochs == 3 else constant, num_steps=3 * len(dataset), peak=0.05),
-        criterion=nn.CrossEntropyLoss(),
+        learn=Learner(nn.CrossEntropyLoss(reduction="sum"), ema=0.9),
         seed=0,
     )
     return state

@@ -18,6 +18,7 @@ from imclass.training.history import Epoch, read_history, write_history
 from imclass.training.optimizer import build_optimizer
 from imclass.training.schedule import one_cycle
 from imclass.training.state import State, start_training
+from imclass.training.step import Learner
 
 CONFIG = ModelConfig(
     classes=["dark", "bright"],
@@ -73,7 +74,7 @@ def train(
         NoSaver(),
         epochs=epochs,
         schedule=schedule,
-        criterion=nn.CrossEntropyLoss(),
+        learn=Learner(nn.CrossEntropyLoss(reduction="sum")),
         seed=seed,
     )
     return state.history

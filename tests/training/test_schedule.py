@@ -1,6 +1,6 @@
 import pytest
 
-from imclass.training.schedule import constant, one_cycle
+from imclass.training.schedule import constant, cosine, one_cycle
 
 
 def test_one_cycle_over_eight_steps_by_hand() -> None:
@@ -17,3 +17,13 @@ def test_one_cycle_is_positive_and_at_most_its_peak(num_steps: int) -> None:
 
 def test_constant_stays() -> None:
     assert {constant(step, num_steps=3, peak=0.1) for step in range(3)} == {0.1}
+
+
+def test_cosine_over_forty_steps_by_hand() -> None:
+    rates = [cosine(step, num_steps=40, peak=0.8) for step in range(40)]
+    # Two steps of warm-up; then 0.4 (1 + cos x), with x in thirty-ninths of pi.
+    assert rates[:2] == pytest.approx([0.4, 0.8])
+    assert rates[2] == pytest.approx(0.7987026, abs=1e-7)
+    assert rates[14] == pytest.approx(0.6)
+    assert rates[27] == pytest.approx(0.2)
+    assert rates[39] == pytest.approx(0.0012974, abs=1e-7)

@@ -1,11 +1,39 @@
 """Batch of uint8 images + generator -> another view of the same pictures.
 
-Shapes: n images, c channels, h rows, w columns.
+Shapes: n images, c channels, h rows, w columns. All draws are made by the generator, on the CPU, so that they are the
+same whatever device holds the images.
 """
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from torch import Tensor
+from torch.nn import functional
+
+ERASED_AREA = 0.02, 0.33  # of an image; this and the next are those of Zhong and others, "Random Erasing" (2017)
+ERASED_ASPECT = 0.3, 3.3
+GREY = 0.299, 0.587, 0.114  # of red, green, blue (ITU-R BT.601)
+
+
+def augment(
+    images: UInt8[Tensor, "n c h w"],
+    *,
+    flip: bool,
+    shift: int,
+    rotate: float,
+    crop: float,
+    color: float,
+    erase: float,
+    generator: torch.Generator,
+) -> UInt8[Tensor, "n c h w"]:
+    """All that is asked for, in the order crop and rotate, flip and shift, color, erase."""
+    if rotate > 0 or crop < 1:
+        images = crop_and_rotate(images, crop=crop, rotate=rotate, generator=generator)
+    images = flip_and_shift(images, flip=flip, shift=shift, generator=generator)
+    if color > 0:
+        images = change_color(images, strength=color, generator=generator)
+    if erase > 0:
+        images = erase_parts(images, share=erase, generator=generator)
+    return images
 
 
 def flip_and_shift(
@@ -13,8 +41,7 @@ def flip_and_shift(
 ) -> UInt8[Tensor, "n c h w"]:
     """Mirror half of the images left to right (`flip`), and move each by up to `shift` pixels in both directions.
 
-    What a shift uncovers repeats the pixels at the edge. All is one gather. The draws are made by `generator`, on the
-    CPU, so that they are the same whatever device holds the images.
+    What a shift uncovers repeats the pixels at the edge. All is one gather.
     """
     if not flip and shift == 0:
         return images
@@ -33,3 +60,66 @@ def flip_and_shift(
     within = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, height * width)
     first = torch.arange(n * c, dtype=index, device=device).view(n, c, 1) * (height * width)
     return images.reshape(-1).index_select(0, (first + within).view(-1)).view_as(images)
+
+
+def crop_and_rotate(
+    images: UInt8[Tensor, "n c h w"], *, crop: float, rotate: float, generator: torch.Generator
+) -> UInt8[Tensor, "n c h w"]:
+    """Cut out a part of each image, `crop` to all of its area, turned by up to `rotate` degrees, and scale it back.
+
+    Parts keep the shape of the image; bilinear, and what lies outside repeats the pixels at the edge.
+    """
+    n, _, height, width = images.shape
+    area, turn, across, down = torch.rand((4, n), generator=generator)
+    side = (crop + (1 - crop) * area).sqrt()
+    angle = torch.deg2rad(rotate * (2 * turn - 1))
+    # From the coordinates of the result, -1 to 1 along both axes, to those of the image.
+    cos, sin = side * angle.cos(), side * angle.sin()
+    right, below = (1 - side) * (2 * across - 1), (1 - side) * (2 * down - 1)
+    rows = [cos, -sin * height / width, right, sin * width / height, cos, below]
+    transforms = torch.stack(rows, dim=1).view(n, 2, 3).to(images.device)
+    grid = functional.affine_grid(transforms, list(images.shape), align_corners=False)
+    moved = functional.grid_sample(images.float(), grid, padding_mode="border", align_corners=False)
+    return _round(moved)
+
+
+def change_color(
+    images: UInt8[Tensor, "n c h w"], *, strength: float, generator: torch.Generator
+) -> UInt8[Tensor, "n c h w"]:
+    """Multiply the saturation of each image, its contrast and its brightness by 1 - `strength` to 1 + `strength`."""
+    factors = 1 + strength * (2 * torch.rand((3, len(images), 1, 1, 1), generator=generator) - 1)
+    saturation, contrast, brightness = factors.to(images.device)
+    levels = images.float()
+    if images.shape[1] == len(GREY):
+        grey = (levels * torch.tensor(GREY, device=images.device).view(-1, 1, 1)).sum(1, keepdim=True)
+        levels = grey + saturation * (levels - grey)
+    mean = levels.mean((1, 2, 3), keepdim=True)
+    return _round(brightness * (mean + contrast * (levels - mean)))
+
+
+def erase_parts(
+    images: UInt8[Tensor, "n c h w"], *, share: float, generator: torch.Generator
+) -> UInt8[Tensor, "n c h w"]:
+    """Fill a rectangle in a `share` of the images, 0..1, with the image's mean colour; what lies outside is cut off."""
+    n, _, height, width = images.shape
+    chosen, area, aspect, down, right = torch.rand((5, n), generator=generator)
+    low, high = torch.tensor(ERASED_ASPECT).log()
+    aspect = (low + (high - low) * aspect).exp()
+    area = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area) * height * width
+    in_rows = _mark((area * aspect).sqrt(), down, height)
+    in_columns = _mark((area / aspect).sqrt(), right, width)
+    erased = (chosen < share).view(n, 1, 1) & in_rows[:, :, None] & in_columns[:, None, :]
+    mean = _round(images.float().mean((2, 3), keepdim=True))
+    return torch.where(erased[:, None].to(images.device), mean, images)
+
+
+def _mark(length: Float[Tensor, " n"], place: Float[Tensor, " n"], size: int) -> Tensor:
+    """Which of `size` positions lie within each stretch of a `length`; `place`, 0..1, is where it lies."""
+    length = length.clamp(max=size).round()
+    start = (place * (size - length + 1)).floor()
+    at = torch.arange(size)
+    return (start[:, None] <= at) & (at < (start + length)[:, None])
+
+
+def _round(levels: Float[Tensor, "n c h w"]) -> UInt8[Tensor, "n c h w"]:
+    return levels.round().clamp(0, 255).to(torch.uint8)

@@ -5,26 +5,31 @@ that fetch item by item.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int64, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 CHUNK_IMAGES = 1024  # gathered at once: large enough to hide the cost of a call, small enough for the cache
+CHUNK_PIXELS = 2**20  # of each channel; augmenting takes some 16 bytes for each
 SAMPLE_IMAGES = 2_000
 
-Batch = tuple[UInt8[Tensor, "n c h w"], Int64[Tensor, " n"]]
+Targets = Int64[Tensor, " n"] | Float[Tensor, "n classes"]  # labels, or the share of each class
+Batch = tuple[UInt8[Tensor, "n c h w"], Targets]
 Augment = Callable[..., UInt8[Tensor, "n c h w"]]
+Mix = Callable[..., Batch]
 
 
 class ShuffledBatches(IterableDataset[Batch]):
     """Batches of one epoch after another, each in an order of its own that `seed` and `epoch` alone decide.
 
-    `augment(images, generator=...)` is applied to whole chunks. The last batch of an epoch may be smaller. Batches lie
-    on `device`; so do all images where they fit into half of its free memory.
+    `augment(images, generator=...)` is applied to whole chunks, then `mix(images, labels, seed=...)` to each batch. The
+    last batch of an epoch may be smaller. Where `balanced`, every image of an epoch is drawn anew: first a class, each
+    as likely, then one of its images. Batches lie on `device`; so do all images where they fit into half of its free
+    memory.
     """
 
     def __init__(
@@ -36,6 +41,8 @@ class ShuffledBatches(IterableDataset[Batch]):
         augment: Augment,
         seed: int,
         device: torch.device,
+        balanced: bool = False,
+        mix: Mix | None = None,
     ) -> None:
         fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
         self.images = torch.from_numpy(images).to(device if fits else "cpu")
@@ -44,9 +51,12 @@ class ShuffledBatches(IterableDataset[Batch]):
         self.batch_size = batch_size
         self.augment = augment
         self.seed = seed
+        self.mix = mix
+        self.classes = _group_by_class(labels) if balanced else None
         self.epoch = 0
         self.first = 0
-        self.batches_per_chunk = max(1, CHUNK_IMAGES // batch_size)
+        images_per_chunk = min(CHUNK_IMAGES, CHUNK_PIXELS // (images.shape[2] * images.shape[3]))
+        self.batches_per_chunk = max(1, images_per_chunk // batch_size)
 
     def start(self, epoch: int, *, first: int = 0) -> None:
         """Let the next iteration give the batches of `epoch` from number `first` on, as a whole epoch would."""
@@ -64,14 +74,25 @@ class ShuffledBatches(IterableDataset[Batch]):
     def __iter__(self) -> Iterator[Batch]:
         order = self._draw_order()
         labels = self.labels[order.to(self.device)].split(self.batch_size)[self.first :]
-        yield from zip(self._iterate_images(order.to(self.images.device)), labels, strict=True)
+        batches = zip(self._iterate_images(order.to(self.images.device)), labels, strict=True)
+        if self.mix is None:
+            yield from batches
+            return
+        for number, batch in enumerate(batches, self.first):
+            # Chunks have the parts from 1 on.
+            yield self.mix(*batch, seed=derive_seed(self.seed, self.epoch, 0, number + 1))
 
     def list_rows(self, step: int) -> list[int]:
         """Rows of the images in the batch number `step` of the epoch."""
         return self._draw_order().split(self.batch_size)[step].tolist()
 
     def _draw_order(self) -> Int64[Tensor, " n"]:
-        return torch.randperm(len(self.labels), generator=self._make_generator())
+        generator = self._make_generator()
+        if self.classes is None:
+            return torch.randperm(len(self.labels), generator=generator)
+        drawn = torch.randint(len(self.classes.counts), (len(self.labels),), generator=generator)
+        place = torch.rand(len(drawn), dtype=torch.float64, generator=generator) * self.classes.counts[drawn]
+        return self.classes.rows[self.classes.starts[drawn] + place.long()]
 
     def _iterate_images(self, order: Int64[Tensor, " n"]) -> Iterator[UInt8[Tensor, "n c h w"]]:
         chunks = order.split(self.batch_size * self.batches_per_chunk)
@@ -97,6 +118,19 @@ def load_batches(dataset: ShuffledBatches) -> DataLoader[Batch]:
 def derive_seed(*numbers: int) -> int:
     """A seed that is another one for every other list of numbers."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+class _Classes(NamedTuple):
+    """Rows of images, class by class, and where in them each class that has any starts."""
+
+    rows: Int64[Tensor, " n"]
+    starts: Int64[Tensor, " k"]
+    counts: Int64[Tensor, " k"]
+
+
+def _group_by_class(labels: Int64[np.ndarray, " n"]) -> _Classes:
+    _, starts, counts = np.unique(np.sort(labels), return_index=True, return_counts=True)
+    return _Classes(*map(torch.from_numpy, (np.argsort(labels, kind="stable"), starts, counts)))
 
 
 def _keep(batch: Any) -> Any:

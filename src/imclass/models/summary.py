@@ -20,7 +20,7 @@ def summarise_layers(model: Classifier) -> str:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        model.network(torch.zeros(shape))
+        model.network(torch.zeros(shape, device=model.pixel_mean.device))
     model.train(was_training)
     for hook in hooks:
         hook.remove()

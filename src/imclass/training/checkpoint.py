@@ -27,7 +27,7 @@ from imclass.tensors import read_tensors, write_tensors
 from imclass.training.history import Epoch
 from imclass.training.state import State
 
-KIND = "checkpoint 1"  # the number rises when the format changes
+KIND = "checkpoint 2"  # the number rises when the format changes
 KEPT = 2  # of one training: the newest, and one to fall back to
 MAX_BYTES = 4 * 2**30  # of all trainings together
 SECONDS_BETWEEN = 60.0  # at most so much of an epoch is lost
@@ -175,8 +175,10 @@ def _flatten(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
         at: {name: tensor for name, tensor in moment.items() if tensor is not None}  # plain SGD keeps none
         for at, moment in state.optimizer.state_dict()["state"].items()
     }
+    average = {} if state.average is None else state.average.state_dict()
     tensors = {
         **{f"model/{name}": tensor for name, tensor in state.model.state_dict().items()},
+        **{f"average/{name}": tensor for name, tensor in average.items()},
         **{f"best/{name}": tensor for name, tensor in state.best_weights.items()},
         **{f"optimizer/{at}/{name}": tensor for at, moment in moments.items() for name, tensor in moment.items()},
         "epoch/losses": state.losses,
@@ -185,7 +187,12 @@ def _flatten(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
     if state.correct.device.type == "cuda":
         tensors["random/cuda"] = torch.cuda.get_rng_state(state.correct.device)
-    record = {"kind": KIND, "step": state.step, "history": [asdict(epoch) for epoch in state.history]}
+    record = {
+        "kind": KIND,
+        "step": state.step,
+        "history": [asdict(epoch) for epoch in state.history],
+        "scaler": state.scaler.state_dict(),  # empty but for float16
+    }
     return tensors, record
 
 
@@ -195,6 +202,8 @@ def _unflatten(state: State, tensors: dict[str, Tensor], record: dict[str, Any])
         group, rest = name.split("/", 1)
         groups.setdefault(group, {})[rest] = tensor
     state.model.load_state_dict(groups["model"])
+    if state.average is not None:
+        state.average.load_state_dict(groups["average"])
     state.best_weights = groups.get("best", {})
     moments: dict[int, dict[str, Tensor]] = {}
     for name, tensor in groups.get("optimizer", {}).items():
@@ -203,6 +212,8 @@ def _unflatten(state: State, tensors: dict[str, Tensor], record: dict[str, Any])
     state.optimizer.load_state_dict({**state.optimizer.state_dict(), "state": moments})
     state.losses.copy_(groups["epoch"]["losses"])
     state.correct.copy_(groups["epoch"]["correct"])
+    if state.scaler.is_enabled():
+        state.scaler.load_state_dict(record["scaler"])
     state.step = record["step"]
     state.history = [Epoch(**epoch) for epoch in record["history"]]
     torch.set_rng_state(groups["random"]["cpu"])

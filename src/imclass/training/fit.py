@@ -15,7 +15,7 @@ from imclass.device import explain_out_of_memory
 from imclass.errors import InputError
 from imclass.models.classifier import Classifier
 from imclass.models.inference import compute_logits
-from imclass.training.history import Epoch, find_best
+from imclass.training.history import Epoch, find_best, has_settled
 from imclass.training.state import State
 
 
@@ -46,26 +46,34 @@ def fit(
     *,
     epochs: int,
     schedule: Callable[[int], float],
-    criterion: nn.Module,
+    learn: Callable[[State, Tensor, Tensor], None],
     seed: int,
+    patience: int = 0,
 ) -> None:
     """Train from where the state is to the end, and leave the model with the weights of the lowest validation loss.
 
-    `schedule` gives the learning rate of each step, counted from 0 over all epochs. The state is saved after each
-    epoch, and after a step where `saver` says so. Raises DivergedError when the loss is no longer a number, and
-    InputError when memory does not suffice.
+    `schedule` gives the learning rate of each step, counted from 0 over all epochs; `learn` takes a step. The end comes
+    earlier after `patience` epochs without a lower validation loss; 0: never. The state is saved after each epoch, and
+    after a step where `saver` says so. Raises DivergedError when the loss is no longer a number, and InputError when
+    memory does not suffice.
     """
     dataset = batches.dataset
     assert isinstance(dataset, ShuffledBatches)
     done = len(state.history) * len(dataset) + state.step
     total = epochs * len(dataset)
     size = dataset.batch_size
-    advice = f"try batch_size {size // 2}" if size > 1 else "try smaller images or a smaller network"
+    advice = (
+        f"try batch_size {size // 2}, or train.accumulation 2"
+        if size > 1
+        else "try smaller images or a smaller network"
+    )
     with (
         explain_out_of_memory(f"batch_size {size}", f"{advice}; the checkpoint stays, for a run with more memory"),
         tqdm(total=total, initial=done, unit="batch", unit_scale=True, disable=None) as progress,
     ):
         for epoch in range(len(state.history), epochs):
+            if has_settled(state.history, patience):
+                break
             progress.set_description(f"epoch {epoch + 1}/{epochs}")
             dataset.start(epoch, first=state.step)
             state.model.train()
@@ -73,7 +81,7 @@ def fit(
                 torch.manual_seed(derive_seed(seed, epoch))  # for dropout
             for images, labels in batches:
                 set_rate(state.optimizer, schedule(epoch * len(dataset) + state.step))
-                train_batch(state, images, labels, criterion)
+                learn(state, images, labels)
                 if saver.is_due():
                     check_losses(state, dataset)
                     saver.save(state)
@@ -89,19 +97,6 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Give all parameters the same learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def train_batch(state: State, images: Tensor, labels: Tensor, criterion: nn.Module) -> None:
-    """One step: forward, loss, backward, update."""
-    logits = state.model(images)
-    loss = criterion(logits, labels)
-    state.optimizer.zero_grad()
-    loss.backward()
-    state.optimizer.step()
-    with torch.no_grad():
-        state.losses[state.step] = loss
-        state.correct += (logits.argmax(1) == labels).sum()
-    state.step += 1
 
 
 def check_losses(state: State, dataset: ShuffledBatches) -> None:
@@ -121,7 +116,7 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split) -> None:
     # Batches differ in size: a mean of their means would not be the mean over images.
     sizes = torch.full((len(dataset),), dataset.batch_size, dtype=torch.float64)
     sizes[-1] = len(dataset.labels) - dataset.batch_size * (len(dataset) - 1)
-    val_loss, val_accuracy = validate(state.model, val)
+    val_loss, val_accuracy = validate(state.judged, val)
     if not math.isfinite(val_loss):
         raise InputError(f"the validation loss is {val_loss} after epoch {len(state.history) + 1}: try a lower lr")
     entry = Epoch(
@@ -134,7 +129,7 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split) -> None:
     )
     state.history.append(entry)
     if find_best(state.history) is entry:
-        state.best_weights = {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+        state.best_weights = {name: tensor.clone() for name, tensor in state.judged.state_dict().items()}
     state.step = 0
     state.losses.zero_()
     state.correct.zero_()

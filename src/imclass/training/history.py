@@ -33,6 +33,11 @@ def find_best(history: Sequence[Epoch]) -> Epoch:
     return min(reversed(history), key=lambda epoch: epoch.val_loss)
 
 
+def has_settled(history: Sequence[Epoch], patience: int) -> bool:
+    """Whether the last `patience` epochs brought no lower validation loss; never where patience is 0."""
+    return 0 < patience <= len(history) - (find_best(history).epoch if history else 0)
+
+
 def write_history(history: list[Epoch], path: Path) -> None:
     """Write all epochs, whole or not at all."""
     write_checked_rows(path, COLUMNS, map(astuple, history))
