@@ -15,6 +15,8 @@ from typing import Any
 import yaml
 from ruamel.yaml import YAML
 
+from imclass.team.recipe import change_params
+
 ROOT = Path(__file__).parents[1]
 POLL_SECONDS = 0.05
 POLLS_PER_SUM = 5  # adding up the memory of all workers takes some milliseconds
@@ -101,10 +103,7 @@ def copy_checkout(to: Path, changes: Mapping[str, Any]) -> Path:
 
 def set_params(project: Path, changes: Mapping[str, Any]) -> None:
     """Change values in params.yaml, as DVC reads and writes it."""
-    yaml_1_2 = YAML()
-    params = yaml_1_2.load(project / "params.yaml")
-    _merge(params, changes)
-    yaml_1_2.dump(params, project / "params.yaml")
+    change_params(project / "params.yaml", changes, origin=project / "params.yaml")
 
 
 def read_command(project: Path, stage: str) -> list[str]:
@@ -120,14 +119,6 @@ def make_environment() -> dict[str, str]:
     """This Python's tools first, and no look for updates by DVC."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     return {**os.environ, "PATH": path, "CI": "1", "DVC_NO_ANALYTICS": "1"}
-
-
-def _merge(params: Any, changes: Mapping[str, Any]) -> None:
-    for key, value in changes.items():
-        if isinstance(value, Mapping):
-            _merge(params[key], value)
-        else:
-            params[key] = value
 
 
 def _list_family(pid: int) -> list[int]:

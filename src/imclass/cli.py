@@ -76,6 +76,26 @@ def accept() -> None:
 
 
 @app.command()
+def recipe(name: Annotated[str, typer.Argument(help="A file in params/, without .yaml: notes, fast, ...")]) -> None:
+    """Write a recipe into params.yaml: the values that make it, and no others."""
+    from imclass.team.recipe import adopt_recipe
+
+    changes = adopt_recipe(name, Path("params.yaml"))
+    print("\n".join(changes) if changes else "params.yaml: nothing to change")
+
+
+@app.command()
+def lr_find(
+    to: Annotated[Path, typer.Option(help="Picture to write.")] = Path("reports/lr-find.png"),
+) -> None:
+    """Propose a learning rate for params.yaml, from the loss while the rate rises."""
+    from imclass.team.lr_find import find_rate
+
+    rate = find_rate(to)
+    print(f"{to}: the loss at each rate\ntry: dvc exp run -S lr={rate:.2g}")
+
+
+@app.command()
 def doctor(
     json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
     offline: Annotated[bool, typer.Option(help="Do not ask the remote what it holds.")] = False,

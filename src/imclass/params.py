@@ -6,6 +6,7 @@ scalars by the core schema of YAML 1.2, so that both see the same values.
 
 import difflib
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -191,6 +192,11 @@ def load_params(path: Path) -> Params:
 
     Raises InputError naming every unknown, missing, ill-typed or out-of-range key at once.
     """
+    return check_params(read_yaml(path), path)
+
+
+def read_yaml(path: Path) -> dict[Any, Any]:
+    """Read keys with values. Raises InputError where the file is something else."""
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_CoreLoader)
     except yaml.YAMLError as error:
@@ -199,6 +205,11 @@ def load_params(path: Path) -> Params:
         raise InputError(f"{path}: not readable as YAML in UTF-8: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected keys with values, found {_shorten(values)}")
+    return values
+
+
+def check_params(values: Mapping[Any, Any], path: Path) -> Params:
+    """Values read from `path` -> parameters. Raises InputError naming every problem at once."""
     try:
         return Params.model_validate(values)
     except ValidationError as error:
