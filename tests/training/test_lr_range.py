@@ -1,7 +1,6 @@
-from pathlib import Path
-
 import pytest
 import torch
+from pipeline import Reproduced
 
 from imclass.data.packed import Packed, open_packed
 from imclass.params import Params, load_params
@@ -23,8 +22,8 @@ def learn(training: Training, rate: float) -> float:
     return state.losses[len(state.losses) // 2 :].mean().item()
 
 
-def test_rates_rise_by_one_factor_and_the_test_is_the_same_again(reproduced: Path) -> None:
-    params, packed = load_params(reproduced / "params.yaml"), open_packed(reproduced / "data/packed")
+def test_rates_rise_by_one_factor_and_the_test_is_the_same_again(reproduced: Reproduced) -> None:
+    params, packed = load_params(reproduced.project / "params.yaml"), open_packed(reproduced.project / "data/packed")
     points = list(measure_losses(start(params, packed)))
     assert points == list(measure_losses(start(params, packed)))
     assert 50 < len(points) <= NUM_STEPS
@@ -32,8 +31,8 @@ def test_rates_rise_by_one_factor_and_the_test_is_the_same_again(reproduced: Pat
         assert point.rate == pytest.approx(LOWEST * (HIGHEST / LOWEST) ** (at / (NUM_STEPS - 1)))
 
 
-def test_the_rate_proposed_learns_faster_than_much_lower_and_much_higher_ones(reproduced: Path) -> None:
-    params, packed = load_params(reproduced / "params.yaml"), open_packed(reproduced / "data/packed")
+def test_the_rate_proposed_learns_faster_than_much_lower_and_much_higher_ones(reproduced: Reproduced) -> None:
+    params, packed = load_params(reproduced.project / "params.yaml"), open_packed(reproduced.project / "data/packed")
     rate = propose_rate(list(measure_losses(start(params, packed))))
     losses = [learn(start(params, packed), factor * rate) for factor in (1, 1 / 100, 100)]
     assert losses[0] == min(losses)
