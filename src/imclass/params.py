@@ -6,6 +6,7 @@ scalars by the core schema of YAML 1.2, so that both see the same values.
 
 import difflib
 import re
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -190,6 +191,14 @@ def load_params(path: Path) -> Params:
         problems = [_explain(problem, known) for problem in error.errors()]
         count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
         raise InputError(f"{path}: {count}\n{list_problems(problems)}") from None
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names, as DVC names parameters: {"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _explain(problem: Any, known: list[str]) -> str:
