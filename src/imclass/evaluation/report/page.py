@@ -43,7 +43,7 @@ from imclass.params import flatten
 from imclass.training.history import Epoch, find_best
 
 PAGE, MACROS, STYLE, SCRIPT = "page.html", "charts.html", "page.css", "page.js"
-SHORT_TABLE = 20  # rows that are seen at first
+SHORT_TABLE, SHORT_FINDINGS = 20, 10  # rows that are seen at first
 CARD_PIXELS, SAMPLE_PIXELS = 96, 32  # of the longer side of an image on the screen
 
 
@@ -150,6 +150,7 @@ def _describe(report: Report) -> dict[str, Any]:
         "most_findings": MOST_FINDINGS,
         "verdict": report.verdict,
         "short": SHORT_TABLE,
+        "short_findings": SHORT_FINDINGS,
         "details": {
             **{
                 name: value if isinstance(value, str) else json.dumps(value)
