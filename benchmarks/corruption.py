@@ -19,6 +19,7 @@ from benchmarks.project import FaultError
 from imclass.data.annotations import read_annotations
 from imclass.data.findings import read_findings
 from imclass.data.packed import FILES, open_packed
+from imclass.data.sizes import read_sizes
 from imclass.errors import InputError
 from imclass.export.parity import run_onnx, run_program
 from imclass.models.modelfile import load_model
@@ -30,6 +31,8 @@ IMAGES = np.zeros((1, 1, 8, 8), np.uint8)
 READERS: dict[str, Callable[[Path], object]] = {
     "data/annotations.csv": lambda path: read_annotations(path).to_numpy().tolist(),
     "data/findings.csv": read_findings,
+    "reports/findings.csv": read_findings,
+    "reports/sizes.csv": lambda path: read_sizes(path).tolist(),
     **{f"data/packed/{name}": lambda path: open_packed(path.parent) for name in FILES},
     "reports/history.csv": read_history,
     "models/model.safetensors": load_model,

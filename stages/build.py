@@ -14,6 +14,7 @@ from imclass.data.decode import decode_files
 from imclass.data.findings import enforce_policy, find_left_out, read_findings, write_counts, write_findings
 from imclass.data.inspection import Inspection
 from imclass.data.packed import write_packed
+from imclass.data.sizes import write_sizes
 from imclass.data.source import read_files
 from imclass.data.split import check_splits, count_splits
 from imclass.params import Params
@@ -21,10 +22,17 @@ from imclass.stage import run
 
 
 def build(
-    params: Params, source: Path, annotations: Path, found_before: Path, packed: Path, findings: Path, counts: Path
+    params: Params,
+    source: Path,
+    annotations: Path,
+    found_before: Path,
+    packed: Path,
+    findings: Path,
+    sizes: Path,
+    counts: Path,
 ) -> dict[str, object]:
     table = read_annotations(annotations)
-    earlier = read_findings(found_before)
+    earlier, _ = read_findings(found_before)
     files = tqdm(read_files(source, table.image), "decode", len(table), unit="img", disable=None)
     sha256 = dict(zip(table.image, table.sha256, strict=True))
     decoded = decode_files(
@@ -40,6 +48,7 @@ def build(
         write_counts(counts, found, policy, count_splits(inspection.kept, inspection.classes).T.to_dict())
         enforce_policy(inspection.findings, policy, findings)
         check_splits(inspection.kept, inspection.classes)
+        write_sizes(sizes, inspection.sizes)
         return find_left_out(inspection.findings, policy)
 
     rows = list(table[["image", "label", "split"]].itertuples(index=False, name=None))

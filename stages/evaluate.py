@@ -4,13 +4,18 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
 
+from imclass.data.findings import read_findings
 from imclass.data.packed import open_packed, read_names
+from imclass.data.sizes import read_sizes
 from imclass.device import describe_device, make_deterministic, select_device
+from imclass.evaluation.gate import judge
 from imclass.evaluation.metrics import (
+    compute_log_probabilities,
     count_confusion,
     estimate_metrics,
     list_figures,
@@ -18,8 +23,7 @@ from imclass.evaluation.metrics import (
     write_class_metrics,
     write_reliability,
 )
-from imclass.evaluation.predictions import write_predictions
-from imclass.evaluation.terminal import print_summary
+from imclass.evaluation.predictions import list_decisions, read_decisions, write_predictions
 from imclass.evaluation.verdict import doubt_test
 from imclass.files import hash_file, write_text
 from imclass.models.inference import compute_logits
@@ -34,6 +38,9 @@ def evaluate(
     packed: Path,
     model_file: Path,
     history_file: Path,
+    findings_file: Path,
+    sizes_file: Path,
+    accepted_file: Path,
     metrics_file: Path,
     classes_file: Path,
     predictions_file: Path,
@@ -44,43 +51,47 @@ def evaluate(
     make_deterministic(params.threads)
     device = select_device(params.device)
     data = open_packed(packed)
-    test = data.splits["test"]
+    test, classes = data.splits["test"], data.classes
+    labels = test.labels
     model = load_model(model_file).to(device).to(memory_format=torch.channels_last)
-    logits = compute_logits(model, test.images)
+    logits = compute_logits(model, test.images).numpy()
     temperature = model.config.temperature
-    probabilities = torch.softmax(logits / temperature, dim=1).numpy()
 
-    metrics = estimate_metrics(logits.numpy(), test.labels, temperature=temperature)
-    uncalibrated = measure_probabilities(logits.numpy(), test.labels, temperature=1.0)
-    figures = list_figures(metrics, uncalibrated, temperature)
-    write_text(metrics_file, json.dumps(figures, indent=2) + "\n")
-    write_class_metrics(metrics, data.classes, classes_file)
+    metrics = estimate_metrics(logits, labels, temperature=temperature)
+    probabilities = np.exp(compute_log_probabilities(logits, temperature))
+    uncalibrated = measure_probabilities(logits, labels, temperature=1.0)
+    write_text(metrics_file, json.dumps(list_figures(metrics, uncalibrated, temperature), indent=2) + "\n")
+    write_class_metrics(metrics, classes, classes_file)
     names = read_names(data, "test")
-    write_predictions(
-        predictions_file, names=names, labels=test.labels, probabilities=probabilities, classes=data.classes
-    )
-    write_reliability(reliability_file, probabilities, test.labels)
+    write_predictions(predictions_file, names=names, labels=labels, probabilities=probabilities, classes=classes)
+    write_reliability(reliability_file, probabilities, labels)
     history = read_history(history_file)
     predicted = probabilities.argmax(axis=1)
+    confusion = count_confusion(labels, predicted, len(classes))
     best, val_images = find_best(history), len(data.splits["val"].labels)
-    doubts = doubt_test(metrics, test.labels, probabilities, data.classes, best=best, val_images=val_images)
+    decisions = list_decisions(names, labels, predicted, classes)
+    accepted = read_decisions(accepted_file.read_text("utf-8"), str(accepted_file))
+    verdict = judge(decisions, accepted, classes, **params.gate.model_dump())
+    doubts = doubt_test(metrics, labels, probabilities, classes, best=best, val_images=val_images)
 
     # Imported when the figures are safe: drawing takes longer to load than all else here but PyTorch.
     from imclass.evaluation.figure import draw_summary
     from imclass.evaluation.report.page import Report, write_report
+    from imclass.evaluation.terminal import print_summary
 
-    report = Report(data, names, model, hash_file(model_file), history, metrics, doubts, logits.numpy())
+    sizes, (findings, policies), sha256 = read_sizes(sizes_file), read_findings(findings_file), hash_file(model_file)
+    report = Report(data, sizes, findings, policies, names, model, sha256, history, metrics, doubts, verdict, logits)
     write_report(report_file, report)
     draw_summary(
         figure_file,
         history=history,
-        confusion=count_confusion(test.labels, predicted, len(data.classes)),
-        classes=data.classes,
+        confusion=confusion,
+        classes=classes,
         images=test.images,
-        labels=test.labels,
+        labels=labels,
         probabilities=probabilities,
     )
-    print_summary(metrics, test.labels, predicted, data.classes, doubts)
+    print_summary(metrics, confusion, classes, doubts)
     return {"images": len(test.images), **describe_device(device)}
 
 

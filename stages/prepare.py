@@ -29,7 +29,7 @@ def prepare(params: Params, source: Path, annotations: Path, findings: Path) -> 
     )
     found += find_shared_groups(table)
     policy = params.checks.policy.model_dump()
-    write_findings(findings, found, policy, checked=True)
+    write_findings(findings, found, policy)
     enforce_policy(found, policy, findings)
     table = table[~table.image.isin(find_left_out(found, policy))]
     check_splits(table)

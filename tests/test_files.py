@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from imclass.files import hold_lock, write_text, write_whole
+from imclass.errors import InputError
+from imclass.files import hold_lock, read_checked_rows, write_checked_rows, write_text, write_whole
 
 
 def list_tree(folder: Path) -> list[str]:
@@ -152,3 +153,24 @@ def test_temporary_path_lies_beside_and_is_ignored_by_git(tmp_path: Path) -> Non
 def test_text_is_utf_8_with_unix_line_ends(tmp_path: Path) -> None:
     write_text(tmp_path / "t.csv", "é,1\r\n\n")
     assert (tmp_path / "t.csv").read_bytes() == b"\xc3\xa9,1\r\n\n"
+
+
+def test_checked_table_is_read_as_it_was_written(tmp_path: Path) -> None:
+    rows = [["1", 'a,"b"'], ["", "é"]]
+    write_checked_rows(tmp_path / "t.csv", ("x", "y"), rows)
+    assert read_checked_rows(tmp_path / "t.csv", ("x", "y")) == rows
+    sound = (tmp_path / "t.csv").read_text()
+    changed = {
+        "expected a table with columns x,y,check": ["", "x,y\n1,a\n", sound.replace("x,y", "x,z"), '"', "\0"],
+        "damaged since it was written, at line 2": [
+            sound.replace("1,", "2,"),
+            sound[: sound.index("\n,é")] + "\n",
+            sound + "\n",
+        ],
+        "damaged since it was written, at line 3": [sound.replace("é", "e"), sound[:-2]],
+    }
+    for why, texts in changed.items():
+        for text in texts:
+            (tmp_path / "t.csv").write_text(text)
+            with pytest.raises(InputError, match=rf"t\.csv: {why}"):
+                read_checked_rows(tmp_path / "t.csv", ("x", "y"))

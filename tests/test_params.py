@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from imclass.errors import InputError
-from imclass.params import load_params
+from imclass.params import flatten, load_params
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
 SAME_AS_DVC = [
@@ -270,3 +270,7 @@ def test_line_ends_and_byte_order_mark_do_not_matter(tmp_path: Path, change: Any
 def test_missing_file_is_an_oserror_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="nothing.yaml"):
         load_params(tmp_path / "nothing.yaml")
+
+
+def test_nested_values_have_dotted_names() -> None:
+    assert flatten({"a": 1, "b": {"c": [2], "d": {"e": None}, "f": {}}}) == {"a": 1, "b.c": [2], "b.d.e": None}

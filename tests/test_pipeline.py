@@ -253,12 +253,20 @@ def test_evaluate_alone_judges_the_test_images_and_once() -> None:
     assert evaluate.count('splits["test"]') == evaluate.count("compute_logits(") == 1
 
 
+def test_a_policy_that_no_image_meets_is_no_reason_to_train_or_evaluate(project: Path) -> None:
+    replace(project / "params.yaml", r"^    small: fail", "    small: warn")
+    assert list_run_stages(run(project, "dvc", "repro")) == ["prepare", "build"]
+
+
 def test_a_model_below_a_floor_is_not_exported(project: Path) -> None:
     replace(project / "params.yaml", r"^  accuracy: 0.0", "  accuracy: 0.9999")
     output = run(project, "dvc", "repro", fails=True)
-    assert list_run_stages(output) == ["gate"]
+    assert list_run_stages(output) == ["evaluate", "gate"]
     assert output.count("expected a lower end of at least 0.9999 (gate.accuracy)") == 1
-    assert json.loads((project / "reports/gate.json").read_text())["verdict"] == "failed"
+    verdict = json.loads((project / "reports/gate.json").read_text())
+    assert verdict["verdict"] == "failed"
+    page = (project / "reports/report.html").read_text()
+    assert [reason.capitalize() in page or reason in page for reason in verdict["reasons"]] == [True]
 
 
 def test_a_model_worse_than_the_accepted_one_is_not_exported(slower: Reproduced, project: Path, tmp_path: Path) -> None:
@@ -267,7 +275,7 @@ def test_a_model_worse_than_the_accepted_one_is_not_exported(slower: Reproduced,
     later = copy_project(slower.project, tmp_path / "later")
     shutil.copy(project / "reports/accepted.csv", later / "reports/accepted.csv")
     output = run(later, "dvc", "repro", fails=True)
-    assert list_run_stages(output) == ["gate"]
+    assert list_run_stages(output) == ["evaluate", "gate"]
     assert output.count("worse than the accepted model: accuracy -0.") == 1
 
 
@@ -378,7 +386,7 @@ def test_workers_change_no_byte(project: Path) -> None:
     for workers in 1, 2:
         replace(project / "params.yaml", r"^workers: \d+", f"workers: {workers}")
         replace(project / "src/imclass/data/decode.py", r"^SECONDS_WORTH_WORKERS = .*", "SECONDS_WORTH_WORKERS = 0.0")
-        outs = [f"packed{workers}", f"told{workers}/findings.csv", f"told{workers}/data.json"]
+        outs = [f"packed{workers}", *(f"told{workers}/{name}" for name in ("findings.csv", "sizes.csv", "data.json"))]
         run(project, "python", "stages/build.py", str(source), "many.csv", "before.csv", *outs)
     one, two = (
         {

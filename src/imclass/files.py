@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from imclass.errors import InputError
+
 CHECK = "check"  # the last column of a table that a later stage reads
 
 
@@ -62,10 +64,28 @@ def write_checked_rows(path: Path, header: Iterable[str], rows: Iterable[Iterabl
     write_rows(path, [*header, CHECK], ([*row, check] for row, check in zip(texts, _checksum(texts), strict=True)))
 
 
+def read_checked_rows(path: Path, header: Iterable[str]) -> list[list[str]]:
+    """The rows that `write_checked_rows` wrote under `header`, without their check.
+
+    Raises InputError for any other table, and where it has changed since.
+    """
+    expected = [*header, CHECK]
+    try:
+        with name_in_errors(path), path.open(encoding="utf-8", newline="") as file:
+            found, *rows = csv.reader(file, strict=True)
+    except (csv.Error, ValueError):  # no row at all is a ValueError as well
+        found, rows = [], []
+    if found != expected:
+        raise InputError(f"{path}: expected a table with columns {','.join(expected)}")
+    if changed := find_changed_rows(rows):
+        raise InputError(f"{path}: damaged since it was written, at line {changed[0] + 2}")
+    return [row[:-1] for row in rows]
+
+
 def find_changed_rows(rows: Sequence[Sequence[str]]) -> list[int]:
     """Positions of the rows, their check at the end, that are not as they were written; all where one is missing."""
     checks = _checksum([row[:-1] for row in rows])
-    return [at for at, (row, check) in enumerate(zip(rows, checks, strict=True)) if row[-1] != check]
+    return [at for at, (row, check) in enumerate(zip(rows, checks, strict=True)) if row[-1:] != [check]]
 
 
 @contextmanager

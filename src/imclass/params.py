@@ -219,6 +219,14 @@ def check_params(values: Mapping[Any, Any], path: Path) -> Params:
         raise InputError(f"{path}: {count}\n{list_problems(problems)}") from None
 
 
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted names, as DVC names parameters: {"a": {"b": 1}} -> {"a.b": 1}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
 def _explain(problem: Any, known: list[str]) -> str:
     key = ".".join(str(part) for part in problem["loc"] if not str(part).startswith(("list[", "function-")))
     if problem["type"] == "extra_forbidden":

@@ -37,23 +37,22 @@ def test_policies_of_the_params_are_of_kinds_that_exist() -> None:
 def test_table_has_the_worst_first_and_is_read_again(tmp_path: Path) -> None:
     path = tmp_path / "findings.csv"
     write_findings(path, FOUND, POLICY)
-    plain = path.read_text().splitlines()
-    write_findings(path, FOUND, POLICY, checked=True)
-    assert [line.rpartition(",")[0] for line in path.read_text().splitlines()] == plain
-    rows = list(csv.reader(plain))
+    rows = [row[:-1] for row in csv.reader(path.read_text().splitlines())]
     assert rows == [
-        ["file", "row", "kind", "detail"],
-        ["c.png", "", "small", "1 x 1 pixels"],
-        ["a.png", "7", "repeated_file", "lines 2, 7"],
-        ["b,\\n.png", "", "unreadable", 'an "odd" name'],
-        ["e.png", "", "near_duplicate", "nearly"],
-        ["d.png", "", "near_duplicate", "nearly"],
-        ["", "", "formula", "label '=1'"],
+        ["file", "row", "kind", "policy", "detail"],
+        ["c.png", "", "small", "fail", "1 x 1 pixels"],
+        ["a.png", "7", "repeated_file", "drop", "lines 2, 7"],
+        ["b,\\n.png", "", "unreadable", "drop", 'an "odd" name'],
+        ["e.png", "", "near_duplicate", "warn", "nearly"],
+        ["d.png", "", "near_duplicate", "warn", "nearly"],
+        ["", "", "formula", "warn", "label '=1'"],
     ]
-    assert [found.kind for found in read_findings(path)] == [row[2] for row in rows[1:]]
-    assert read_findings(path)[1] == FOUND[3]
+    findings, policies = read_findings(path)
+    assert [found.kind for found in findings] == [row[2] for row in rows[1:]]
+    assert findings[1] == FOUND[3]
+    assert policies == {**POLICY, "near_duplicate": "warn", "formula": "warn"}
     path.write_text(path.read_text().replace("lines 2, 7", "lines 2, 8"))
-    with pytest.raises(InputError, match="unchanged since prepare wrote them"):
+    with pytest.raises(InputError, match=r"findings\.csv: damaged since it was written, at line 3$"):
         read_findings(path)
 
 
@@ -70,16 +69,18 @@ def test_name_that_is_no_text_is_written_and_told_escaped(tmp_path: Path, capsys
     [
         "",
         "a,b\n",
-        "file,row,kind,detail\na,,small,b\n",
-        "file,row,kind,detail,check\na,,small,b,0\n",
-        "file,row,kind,detail,check\n\n",
+        "file,row,kind,policy,detail\na,,small,fail,b\n",
+        "file,row,kind,policy,detail,check\na,,small,fail,b,0\n",
+        "file,row,kind,policy,detail,check\n\n",
         'file,"\n',
         "\ufffe",
     ],
 )
 def test_other_table_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "findings.csv").write_text(text)
-    with pytest.raises(InputError, match=r"findings\.csv: expected columns file,row,kind,detail"):
+    with pytest.raises(
+        InputError, match=r"findings\.csv: (expected a table with columns file,row,kind,policy,detail,check|damaged)"
+    ):
         read_findings(tmp_path / "findings.csv")
 
 

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from imclass.data.packed import open_packed, read_names
+from imclass.data.sizes import read_sizes
 from imclass.errors import InputError
 from imclass.params import Params, load_params
 
@@ -58,6 +59,7 @@ def run(source: Path, out: Path, params: Params) -> None:
         out / "before.csv",
         out / "packed",
         out / "findings.csv",
+        out / "sizes.csv",
         out / "data.json",
     )
 
@@ -266,6 +268,20 @@ def test_what_is_left_out_is_counted_and_the_others_stay_as_they_are(kind: str, 
             assert file.read_bytes() == (tmp_path / "out" / "packed" / file.name).read_bytes()
 
 
+def test_original_sizes_are_those_of_the_pictures_that_stay_upright(tmp_path: Path) -> None:
+    files, rows = make_set()
+    files |= {
+        "cat/00.png": save(draw(0, (40, 70)), exif=turn(6)),
+        "cat/01.png": save(draw(1, (300, 20))),
+        "cat/02.png": save(draw(2, (9, 90))),
+        "cat/03.png": b"",
+    }
+    source = write(tmp_path / "set", files, rows)
+    run(source, tmp_path, make_params({"small": "drop", "unreadable": "drop"}, smallest_side=16))
+    assert read_sizes(tmp_path / "sizes.csv").tolist() == [[48, 48, 20], [70, 40, 1], [300, 20, 1]]
+    assert sum(len(split.labels) for split in open_packed(tmp_path / "packed").splits.values()) == 22
+
+
 def mutate(content: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
     """Some bytes replaced, put in or cut off, each at a place from 0 (the beginning) to 1."""
     mutated = bytearray(content)
@@ -352,7 +368,7 @@ def test_damaged_source_gives_a_report_or_one_clear_error_and_no_file_elsewhere(
             assert open_packed(out / "packed").splits["train"].images.shape[1:] == (1, 32, 32)
         assert time.monotonic() - start < 10
         assert {path for path in base.rglob("*") if not path.is_relative_to(out)} == before
-        expected = {"annotations.csv", "before.csv", "packed", "findings.csv", "data.json"}
+        expected = {"annotations.csv", "before.csv", "packed", "findings.csv", "sizes.csv", "data.json"}
         assert {path.name for path in out.iterdir()} <= expected
         return told
 

@@ -19,6 +19,7 @@ from imclass.evaluation.metrics import (
     estimate_share,
     list_figures,
     measure_probabilities,
+    rank_confusions,
     write_class_metrics,
 )
 
@@ -182,3 +183,8 @@ def test_files_hold_every_figure_with_its_ends(tmp_path: Path) -> None:
     assert table.filter(like="roc_auc").loc["a,b"].isna().all()
     f1 = metrics.classes[2].f1
     assert list(table.loc["c", ["f1", "f1_low", "f1_high"]]) == pytest.approx(astuple(f1), abs=1e-6)
+
+
+def test_confusions_are_ranked_by_their_number_and_leave_out_the_diagonal() -> None:
+    confusion = np.array([[90, 1, 0], [5, 80, 5], [0, 7, 0]])
+    assert rank_confusions(confusion) == [(2, 1), (1, 0), (1, 2), (0, 1)]

@@ -10,12 +10,12 @@ from imclass.evaluation.terminal import BAR, draw_bar
 
 CODE = """
 import numpy as np
-from imclass.evaluation.metrics import estimate_metrics
+from imclass.evaluation.metrics import count_confusion, estimate_metrics
 from imclass.evaluation.terminal import print_summary
 labels = np.arange(40) % 2
 predicted = np.where(np.arange(40) < 3, 1 - labels, labels)
 metrics = estimate_metrics(3 * np.eye(2)[predicted].astype(np.float32), labels)
-print_summary(metrics, labels, predicted, ["[red]cat", "dog"], ["too [bold]few"])
+print_summary(metrics, count_confusion(labels, predicted, 2), ["[red]cat", "dog"], ["too [bold]few"])
 """
 
 

@@ -349,7 +349,7 @@ def test_fetched_archive_goes_through_prepare_and_build(tmp_path: Path) -> None:
         ("prepare", "annotations.csv", "before.csv"),
         (
             "build",
-            *("annotations.csv", "before.csv", "packed", "findings.csv", "data.json"),
+            *("annotations.csv", "before.csv", "packed", "findings.csv", "sizes.csv", "data.json"),
         ),
     ):
         done = run_script(sys.executable, str(ROOT / f"stages/{stage}.py"), "mnist.zip", *outs, folder=tmp_path)

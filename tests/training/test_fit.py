@@ -173,5 +173,5 @@ def test_history_round_trip_and_refusal(tmp_path: Path) -> None:
     write_history(history, tmp_path / "history.csv")
     assert read_history(tmp_path / "history.csv") == history
     (tmp_path / "history.csv").write_text("epoch,loss\n1,2\n")
-    with pytest.raises(InputError, match=r"history\.csv: not a history of a training: expected columns epoch,"):
+    with pytest.raises(InputError, match=r"history\.csv: expected a table with columns epoch,"):
         read_history(tmp_path / "history.csv")

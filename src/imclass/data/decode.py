@@ -15,7 +15,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from imclass.data.findings import Finding
 from imclass.data.images import Fit, decode_picture, fit_image, has_other_suffix
@@ -32,10 +32,13 @@ File = tuple[str, bytes, str]  # name, content and expected sha256
 
 
 class Decoded(NamedTuple):
-    """A chunk: names, pixels and thumbnails of its sound files, what was found in all, and names of changed ones."""
+    """A chunk: names, pixels, original sizes (width, height, upright) and thumbnails of its sound files, what was found
+    in all, and names of changed ones.
+    """
 
     names: list[str]
     pixels: UInt8[np.ndarray, "n c h w"]
+    sizes: Int64[np.ndarray, "n 2"]
     thumbnails: Thumbnails
     findings: list[Finding]
     changed: list[str]
@@ -128,6 +131,7 @@ def _decode_chunk(chunk: list[File], to: To, *, seconds_per_file: int = 0) -> De
     names: list[str] = []
     findings: list[Finding] = []
     changed: list[str] = []
+    sizes = np.empty((len(chunk), 2), np.int64)
     pixels = np.empty((len(chunk), to.fit.channels, to.fit.height, to.fit.width), np.uint8)
     for name, content, expected in chunk:
         signal.alarm(seconds_per_file)  # ends this process, also within a decoder's own code; 0: never
@@ -139,9 +143,10 @@ def _decode_chunk(chunk: list[File], to: To, *, seconds_per_file: int = 0) -> De
         except InputError as error:
             findings.append(Finding("unreadable", name, str(error).removeprefix(f"{name}: ")))
             continue
-        pixels[len(names)] = fit_image(picture.pixels, to.fit)
-        names.append(name)
         _, height, width = picture.pixels.shape
+        pixels[len(names)] = fit_image(picture.pixels, to.fit)
+        sizes[len(names)] = width, height
+        names.append(name)
         if min(height, width) < to.smallest_side:
             findings.append(Finding("small", name, f"{width} x {height} pixels"))
         if picture.converted:
@@ -152,7 +157,7 @@ def _decode_chunk(chunk: list[File], to: To, *, seconds_per_file: int = 0) -> De
     pixels = pixels[: len(names)]
     flat = np.flatnonzero(find_flat(pixels)).tolist()
     findings += [Finding("uniform", names[at], f"levels spread by less than {FLATTEST}") for at in flat]
-    return Decoded(names, pixels, shrink(pixels), findings, changed)
+    return Decoded(names, pixels, sizes[: len(names)], shrink(pixels), findings, changed)
 
 
 def _start_workers(count: int) -> ProcessPoolExecutor:

@@ -1,6 +1,5 @@
 """Faults of the data: the kinds there are, what is done about each, the table and the counts that tell of them."""
 
-import csv
 import json
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from imclass.errors import InputError, list_problems
-from imclass.files import CHECK, find_changed_rows, name_in_errors, write_checked_rows, write_rows, write_text
+from imclass.files import read_checked_rows, write_checked_rows, write_text
 
 # Worst first. What is done is told by params.yaml (checks.policy), and is a warning where nothing is written there.
 KINDS = {
@@ -37,7 +36,7 @@ KINDS = {
 }
 ROW_KINDS = ("missing_file", "no_label", "repeated_file")  # of rows that no table holds
 POLICIES = ("fail", "drop", "warn")  # stop; leave the image out; go on
-COLUMNS = ("file", "row", "kind", "detail")
+COLUMNS = ("file", "row", "kind", "policy", "detail")
 MOST_WARNED = 3  # of a kind, on the screen
 
 
@@ -83,45 +82,34 @@ def enforce_policy(findings: Sequence[Finding], policy: Mapping[str, str], told_
             print(f"{kind}: {len(told)} {what}{left_out}", list_problems(told, MOST_WARNED), sep="\n")
 
 
-def write_findings(
-    path: Path, findings: Iterable[Finding], policy: Mapping[str, str], *, checked: bool = False
-) -> None:
-    """Write a CSV table file,row,kind,detail, the worst first, whole or not at all.
-
-    It gets a column check where a later stage reads it.
-    """
+def write_findings(path: Path, findings: Iterable[Finding], policy: Mapping[str, str]) -> None:
+    """Write a CSV table file,row,kind,policy,detail,check, the worst first, whole or not at all."""
     order = list(KINDS)
     ranked = sorted(
         findings,
         key=lambda found: (POLICIES.index(policy.get(found.kind, "warn")), order.index(found.kind), _rank(found)),
     )
-    write = write_checked_rows if checked else write_rows
-    write(
-        path,
-        COLUMNS,
+    rows = (
         (
-            (_escape(found.file), "" if found.row is None else found.row, found.kind, _escape(found.detail))
-            for found in ranked
-        ),
+            _escape(found.file),
+            "" if found.row is None else found.row,
+            found.kind,
+            policy.get(found.kind, "warn"),
+            _escape(found.detail),
+        )
+        for found in ranked
     )
+    write_checked_rows(path, COLUMNS, rows)
 
 
-def read_findings(path: Path) -> list[Finding]:
-    """Read what `write_findings` wrote checked.
+def read_findings(path: Path) -> tuple[list[Finding], dict[str, str]]:
+    """What `write_findings` wrote, in its order, and the policy of each kind among them.
 
     Raises InputError for any other table, and where it has changed since.
     """
-    with name_in_errors(path), path.open(encoding="utf-8", newline="") as file:
-        try:
-            rows = list(csv.reader(file, strict=True))
-            if tuple(rows[0]) != (*COLUMNS, CHECK) or find_changed_rows(rows[1:]):
-                raise ValueError
-            found = [Finding(kind, name, detail, int(row) if row else None) for name, row, kind, detail, _ in rows[1:]]
-        except (csv.Error, LookupError, ValueError):
-            raise InputError(
-                f"{path}: expected columns {','.join([*COLUMNS, CHECK])}, unchanged since prepare wrote them"
-            ) from None
-    return found
+    rows = read_checked_rows(path, COLUMNS)
+    findings = [Finding(kind, name, detail, int(row) if row else None) for name, row, kind, _, detail in rows]
+    return findings, {kind: policy for _, _, kind, policy, _ in rows}
 
 
 def write_counts(

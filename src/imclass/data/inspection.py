@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import pandas as pd
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 
 from imclass.data.decode import Decoded
 from imclass.data.duplicates import find_copies
@@ -16,17 +16,20 @@ from imclass.data.split import find_imbalance
 class Inspection:
     """Collects what is found while pictures are decoded, then looks at all of them.
 
-    `kept` are the rows of the table (annotations) that the policy does not leave out, `classes` those of all rows.
+    `kept` are the rows of the table (annotations) that the policy does not leave out, `sizes` the original sizes of
+    their pictures (width, height), `classes` those of all rows.
     """
 
     def __init__(self, table: pd.DataFrame, policy: Mapping[str, str]) -> None:
         self.kept = table
         self.classes = sorted(set(table.label))
+        self.sizes: Int64[np.ndarray, "n 2"] = np.empty((0, 2), np.int64)
         self.findings: list[Finding] = []
         self._table = table
         self._policy = policy
         self._row_at = {image: at for at, image in enumerate(table.image)}
         self._rows: list[int] = []
+        self._sizes: list[Int64[np.ndarray, "n 2"]] = []
         self._thumbnails: list[Thumbnails] = []
 
     def watch(self, decoded: Iterable[Decoded]) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"]]]:
@@ -34,6 +37,7 @@ class Inspection:
         for chunk in decoded:
             self.findings += chunk.findings
             self._rows += [self._row_at[name] for name in chunk.names]
+            self._sizes.append(chunk.sizes)
             self._thumbnails.append(chunk.thumbnails)
             yield chunk.names, chunk.pixels
 
@@ -42,5 +46,7 @@ class Inspection:
         order = np.argsort(self._rows)
         rows = np.array(self._rows, np.int64)[order]
         self.findings += find_copies(self._table, images, rows, np.concatenate(self._thumbnails)[order])
-        self.kept = self._table[~self._table.image.isin(find_left_out(self.findings, self._policy))]
+        is_kept = ~self._table.image.isin(find_left_out(self.findings, self._policy)).to_numpy()
+        self.kept = self._table[is_kept]
+        self.sizes = np.concatenate(self._sizes)[order][is_kept[rows]]
         self.findings += find_imbalance(self.kept, self.classes, images_per_class=images_per_class)

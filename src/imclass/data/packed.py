@@ -177,7 +177,7 @@ def open_packed(folder: Path) -> Packed:
 def read_names(packed: Packed, split: str) -> list[str]:
     """Names of a split's images, in the order of its arrays."""
     with (packed.folder / "index.csv").open(encoding="utf-8", newline="") as file:
-        return [row["image"] for row in csv.DictReader(file) if row["split"] == split]
+        return [image for image, _, of in csv.reader(file) if of == split]
 
 
 def _cut(images: np.ndarray, labels: np.ndarray, counts: dict[str, int]) -> dict[str, Split]:

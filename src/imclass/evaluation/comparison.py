@@ -3,8 +3,10 @@
 Only images that the two decide differently tell them apart: those newly right and those newly wrong.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import compress
 from math import ceil, log, sqrt
 from typing import Literal
 
@@ -90,10 +92,9 @@ def compare_decisions(before: Mapping[str, Decision], after: Mapping[str, Decisi
     newly_right = [image for image, was, now in zip(shared, was_right, is_right, strict=True) if now and not was]
     newly_wrong = [image for image, was, now in zip(shared, was_right, is_right, strict=True) if was and not now]
     gained, lost = len(newly_right), len(newly_wrong)
-    classes = {}
-    for name in sorted(set(labels)):
-        rows = [row for row, label in enumerate(labels) if label == name]
-        classes[name] = ClassChange(len(rows), sum(was_right[row] for row in rows), sum(is_right[row] for row in rows))
+    rights = (Counter(compress(labels, chosen)) for chosen in (was_right, is_right))
+    counts, right_before, right_after = Counter(labels), *rights
+    classes = {name: ClassChange(counts[name], right_before[name], right_after[name]) for name in sorted(counts)}
     return Comparison(
         images=len(shared),
         newly_right=newly_right,

@@ -1,5 +1,6 @@
 """Decisions of a model and of the accepted one -> whether it may leave the house."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -35,13 +36,14 @@ def judge(
     A floor is met where the lower end of the 95 % interval reaches it: then the model is shown to be so good.
     """
     reasons = []
-    rights = {name: [one.predicted == name for one in decisions.values() if one.label == name] for name in classes}
-    overall = estimate_share(sum(map(sum, rights.values())), len(decisions))
-    recalls = {name: estimate_share(sum(right), len(right)) for name, right in rights.items()}
+    supports = Counter(one.label for one in decisions.values())
+    rights = Counter(one.label for one in decisions.values() if one.predicted == one.label)
+    overall = estimate_share(rights.total(), len(decisions))
+    recalls = {name: estimate_share(rights[name], supports[name]) for name in classes}
     if overall.low < accuracy:
         reasons.append(f"accuracy {_show(overall, len(decisions))} of at least {accuracy:g} (gate.accuracy)")
     reasons += [
-        f"class {name!r}: recall {_show(recall, len(rights[name]))} of at least {class_recall:g} (gate.class_recall)"
+        f"class {name!r}: recall {_show(recall, supports[name])} of at least {class_recall:g} (gate.class_recall)"
         for name, recall in recalls.items()
         if recall.low < class_recall
     ]

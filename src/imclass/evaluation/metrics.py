@@ -114,6 +114,14 @@ def count_confusion(
     return pairs.reshape(num_classes, num_classes)
 
 
+def rank_confusions(confusion: Int64[np.ndarray, "k k"]) -> list[tuple[int, int]]:
+    """Pairs (true, predicted) that occur among the mistakes, the most frequent first."""
+    wrong = confusion * ~np.eye(len(confusion), dtype=bool)
+    rows, columns = wrong.nonzero()
+    order = np.argsort(-wrong[rows, columns], kind="stable")
+    return list(zip(rows[order].tolist(), columns[order].tolist(), strict=True))
+
+
 def compute_log_probabilities(logits: Float[np.ndarray, "n k"], temperature: float = 1.0) -> Float[np.ndarray, "n k"]:
     """Natural logarithm of softmax(logits / temperature), in float64."""
     scaled = logits.astype(np.float64) / temperature

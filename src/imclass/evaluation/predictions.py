@@ -23,6 +23,14 @@ class Decision:
     predicted: str
 
 
+def list_decisions(
+    names: list[str], labels: Int64[np.ndarray, " n"], predicted: Int64[np.ndarray, " n"], classes: list[str]
+) -> dict[str, Decision]:
+    """The decision on each image, by its name and in this order."""
+    pairs = zip(labels.tolist(), predicted.tolist(), strict=True)
+    return {name: Decision(classes[true], classes[taken]) for name, (true, taken) in zip(names, pairs, strict=True)}
+
+
 def write_predictions(
     path: Path,
     *,

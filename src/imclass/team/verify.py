@@ -20,6 +20,7 @@ from typing import Any, Literal, NoReturn
 import yaml
 
 from imclass.errors import InputError
+from imclass.params import flatten
 from imclass.record import find_record, hash_out
 from imclass.team.deviation import measure_deviation
 
@@ -105,7 +106,7 @@ def _explain(then: Mapping[str, Any] | None, now: Mapping[str, Any] | None, entr
     if then is None or now is None:
         return "cause unknown: runs.jsonl has no record of the run that made the locked bytes"
     own = entry.get("params", {}).get("params.yaml", {})
-    old, new = (_flatten({key: record.get(key) for key in CAUSES}) for record in (then, now))
+    old, new = (flatten({key: record.get(key) for key in CAUSES}) for record in (then, now))
     changed = [
         f"{key} {old.get(key)} -> {new.get(key)}"
         for key in dict.fromkeys([*old, *new])
@@ -114,13 +115,6 @@ def _explain(then: Mapping[str, Any] | None, now: Mapping[str, Any] | None, entr
     if changed:
         return f"changed since the run that made the locked bytes: {', '.join(changed)}"
     return "does not repeat itself: versions, settings, device, processor and code are those of the locked run"
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 @contextmanager

@@ -1,12 +1,11 @@
 """History of a training <-> history.csv, one row per epoch."""
 
-import csv
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
 from imclass.errors import InputError
-from imclass.files import CHECK, find_changed_rows, name_in_errors, write_checked_rows
+from imclass.files import read_checked_rows, write_checked_rows
 
 
 @dataclass(frozen=True)
@@ -45,13 +44,7 @@ def write_history(history: list[Epoch], path: Path) -> None:
 
 def read_history(path: Path) -> list[Epoch]:
     """Read what `write_history` wrote. Raises InputError where the file is not such a table, or has changed since."""
-    try:
-        with name_in_errors(path), path.open(encoding="utf-8", newline="") as file:
-            header, *rows = csv.reader(file)
-        if not rows or header != [*COLUMNS, CHECK]:
-            raise ValueError(f"expected columns {','.join([*COLUMNS, CHECK])} and at least one epoch")
-        if changed := find_changed_rows(rows):
-            raise ValueError(f"damaged since train wrote it, at line {changed[0] + 2}")
-        return [Epoch(int(row[0]), *map(float, row[1:-1])) for row in rows]
-    except (ValueError, TypeError, IndexError, csv.Error) as error:
-        raise InputError(f"{path}: not a history of a training: {error}") from None
+    rows = read_checked_rows(path, COLUMNS)
+    if not rows:
+        raise InputError(f"{path}: expected at least one epoch, found none")
+    return [Epoch(int(epoch), *map(float, figures)) for epoch, *figures in rows]

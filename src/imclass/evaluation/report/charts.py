@@ -35,6 +35,12 @@ class Axis:
         shares = (numbers - low) / (high - low) if high > low else np.full(len(numbers), 0.5)
         return [round(start + (end - start) * share, 1) for share in shares.tolist()]
 
+    def spread(self, shares: Iterable[float]) -> list[float]:
+        """Values at shares of the way between the ends."""
+        if self.log:
+            return [self.low * (self.high / self.low) ** share for share in shares]
+        return [self.low + (self.high - self.low) * share for share in shares]
+
     def choose_ticks(self) -> list[float]:
         """About five round numbers between the ends."""
         if self.log:

@@ -1,6 +1,7 @@
 """History, labels and probabilities -> the charts of the page. Shapes: n images, k classes."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Float, Int64
@@ -13,6 +14,7 @@ from imclass.training.history import Epoch, find_best
 NUM_BARS = 20  # of a histogram
 GAP = 0.003  # beside a bar
 NONE, ROOM = 0.7, 1.3  # where the axis of counts starts, and by how much it exceeds the highest bar
+MANY_TIMES = 5  # from there on pixels are on a logarithmic scale
 CURVES = 4  # classes with a curve of their own
 
 
@@ -67,16 +69,15 @@ def draw_confidence(
         raw = measure_reliability(uncalibrated, labels)
         lines.append(Line("before temperature scaling", "line-train", raw.confidence.tolist(), raw.accuracy.tolist()))
     lines.append(Line("the model", "line-model", scaled.confidence.tolist(), scaled.accuracy.tolist()))
-    images, bars = _count({"right": confidence[right], "wrong": confidence[~right]}, "confidence")
+    x = Axis("confidence", 0.0, 1.0)
+    images, bars = _count({"right": confidence[right], "wrong": confidence[~right]}, x)
     coverage, accuracy = accuracy_by_coverage(confidence, right)
     return [
-        draw_chart(
-            "Is the confidence right?", text, Axis("confidence", 0.0, 1.0), Axis("share right", 0.0, 1.0), lines=lines
-        ),
+        draw_chart("Is the confidence right?", text, x, Axis("share right", 0.0, 1.0), lines=lines),
         draw_chart(
             "How sure is the model?",
             "Images by the probability of the predicted class, logarithmic scale.",
-            Axis("confidence", 0.0, 1.0),
+            x,
             images,
             bars=bars,
         ),
@@ -103,7 +104,8 @@ def draw_detection(
     curves = [("mean of the classes", detection.precision[measured].mean(0), detection.false_alarms[measured].mean(0))]
     curves += [(classes[at], detection.precision[at], detection.false_alarms[at]) for at in worst]
     lowest = float(10.0 ** np.floor(np.log10(1 / len(labels))))
-    images, bars = _count({"images": probabilities[np.arange(len(labels)), labels]}, "probability")
+    x = Axis("probability", 0.0, 1.0)
+    images, bars = _count({"images": probabilities[np.arange(len(labels)), labels]}, x)
     which = f"each class against the rest: their mean{' and the worst' if worst else ''}"
     return [
         draw_chart(
@@ -129,29 +131,48 @@ def draw_detection(
         draw_chart(
             "Probability of the true class",
             "Images by what the model gave the right answer, logarithmic scale.",
-            Axis("probability", 0.0, 1.0),
+            x,
             images,
             bars=bars,
         ),
     ]
 
 
-def _count(groups: Mapping[str, Float[np.ndarray, " _"]], what: str) -> tuple[Axis, list[Bars]]:
-    """Histograms of numbers in 0..1 beside each other, and a logarithmic axis for their heights."""
-    edges = np.linspace(0, 1, NUM_BARS + 1)
+def draw_sizes(sizes: Int64[np.ndarray, "sizes 3"]) -> Chart:
+    """Histograms of the widths and heights that pictures have in their files."""
+    sides = {"width": sizes[:, 0], "height": sizes[:, 1]}
+    low, high = (float(end(sizes[:, :2])) for end in (np.min, np.max))
+    log = high > MANY_TIMES * low
+    x = Axis("pixels", *enclose([low, high], log=log), log=log)
+    images, bars = _count(sides, x, sizes[:, 2])
+    text = f"Pictures by width and height in their files; counts{' and pixels' if log else ''} on a logarithmic scale."
+    return draw_chart("Original sizes", text, x, images, bars=bars)
+
+
+def _count(
+    groups: Mapping[str, Float[np.ndarray, " _"] | Int64[np.ndarray, " _"]],
+    x: Axis,
+    weights: Int64[np.ndarray, " _"] | None = None,
+) -> tuple[Axis, list[Bars]]:
+    """Histograms of numbers on `x` beside each other, and a logarithmic axis for their heights."""
+    shares = np.linspace(0, 1, NUM_BARS + 1)
+    edges = x.spread(shares)
     width = 1 / NUM_BARS / len(groups)
     bars, most = [], 10 / ROOM
     for at, (name, values) in enumerate(groups.items()):
-        counts = np.histogram(values, edges)[0]
-        starts = edges[:-1] + at * width
+        counts = np.histogram(values, edges, weights=weights)[0]
+        starts = shares[:-1] + at * width
         bars.append(
             Bars(
                 name,
                 f"bar-{name}",
-                (starts + GAP).tolist(),
-                (starts + width - GAP).tolist(),
+                x.spread(starts + GAP),
+                x.spread(starts + width - GAP),
                 np.maximum(counts, NONE).tolist(),
-                [f"{count:,} {name}, {what} {edges[n]:.2f} to {edges[n + 1]:.2f}" for n, count in enumerate(counts)],
+                [
+                    f"{n:,} {name}, {x.label} {a:.4g} to {b:.4g}"
+                    for n, (a, b) in zip(counts, pairwise(edges), strict=True)
+                ],
             )
         )
         most = max(most, float(counts.max()))

@@ -89,37 +89,54 @@ for (const button of document.querySelectorAll("[data-unfold]")) {
   button.addEventListener("click", () => { table.classList.remove("folded"); button.hidden = true; });
 }
 
-const scores = get("scores");
-const body = scores.tBodies[0];
-const headings = [...scores.tHead.rows[0].cells];
-const getValue = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
-const unfold = () => { const button = document.querySelector("[data-unfold=scores]"); if (button) button.click(); };
+for (const table of document.querySelectorAll(".sortable")) {
+  const body = table.tBodies[0];
+  const length = body.querySelectorAll("tr:not(.rest)").length;
+  const headings = [...table.tHead.rows[0].cells];
+  const getValue = (row, column) => row.cells[column].dataset.value ?? row.cells[column].textContent;
+  const compare = (one, other) =>
+    isNaN(one) || isNaN(other) ? one.localeCompare(other, "en", { numeric: true }) : one - other;
 
-headings.forEach((heading, column) => {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = heading.textContent;
-  heading.replaceChildren(button);
-  button.addEventListener("click", () => {
-    const falling = heading.ariaSort === "ascending";
-    for (const other of headings) other.removeAttribute("aria-sort");
-    heading.ariaSort = falling ? "descending" : "ascending";
-    const sorted = [...body.rows].sort((one, other) =>
-      getValue(one, column).localeCompare(getValue(other, column), "en", { numeric: column === 0 || undefined }) || 0);
-    if (column > 0) sorted.sort((one, other) => getValue(one, column) - getValue(other, column));
-    body.replaceChildren(...(falling ? sorted.reverse() : sorted));
-    [...body.rows].forEach((row, at) => row.classList.toggle("rest", at >= SHORT));
+  headings.forEach((heading, column) => {
+    if (heading.tagName !== "TH") return;
+    const button = document.createElement("button");
+    button.type = "button";
+    button.textContent = heading.textContent;
+    heading.replaceChildren(button);
+    button.addEventListener("click", () => {
+      const falling = heading.ariaSort === "ascending";
+      for (const other of headings) other.removeAttribute("aria-sort");
+      heading.ariaSort = falling ? "descending" : "ascending";
+      const sorted = [...body.rows].sort((one, other) => compare(getValue(one, column), getValue(other, column)));
+      body.replaceChildren(...(falling ? sorted.reverse() : sorted));
+      [...body.rows].forEach((row, at) => row.classList.toggle("rest", at >= length));
+    });
   });
-});
-const SHORT = body.querySelectorAll("tr:not(.rest)").length;
+}
 
-get("find").addEventListener("input", (event) => {
-  const word = event.target.value.trim().toLowerCase();
-  let count = 0;
-  if (word) unfold();
-  for (const row of body.rows) {
-    row.hidden = !row.cells[0].textContent.toLowerCase().includes(word);
-    count += !row.hidden;
-  }
-  get("classes-found").textContent = word ? `${count} of ${body.rows.length} classes` : "";
-});
+for (const field of document.querySelectorAll("[data-table]")) {
+  const body = get(field.dataset.table).tBodies[0];
+  const unfold = document.querySelector(`[data-unfold=${field.dataset.table}]`);
+  const form = field.form;
+  form.addEventListener("submit", (event) => event.preventDefault());
+  field.addEventListener("input", () => {
+    const word = field.value.trim().toLowerCase();
+    let count = 0;
+    if (word && unfold) unfold.click();
+    for (const row of body.rows) {
+      const sought = [...row.querySelectorAll(".sought")].map((cell) => cell.textContent).join("\n");
+      row.hidden = !sought.toLowerCase().includes(word);
+      count += !row.hidden;
+    }
+    form.querySelector("output").textContent = word ? `${count} of ${body.rows.length}` : "";
+  });
+}
+
+// A kind of finding leads to its findings.
+for (const link of document.querySelectorAll("a[data-word]")) {
+  link.addEventListener("click", () => {
+    const field = document.querySelector("[data-table=findings]");
+    field.value = link.dataset.word;
+    field.dispatchEvent(new Event("input"));
+  });
+}

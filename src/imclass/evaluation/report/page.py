@@ -7,37 +7,43 @@ page.js adds filters, sorting and the keys of the matrix.
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from imclass.data.findings import Finding
 from imclass.data.packed import Packed
-from imclass.evaluation.metrics import Metrics, count_confusion
+from imclass.evaluation.gate import Verdict
+from imclass.evaluation.metrics import Metrics, compute_log_probabilities, count_confusion
 from imclass.evaluation.report.cards import choose_shown, choose_width, describe_cards
 from imclass.evaluation.report.charts import find_start
-from imclass.evaluation.report.drawings import draw_confidence, draw_detection, draw_learning
+from imclass.evaluation.report.drawings import draw_confidence, draw_detection, draw_learning, draw_sizes
 from imclass.evaluation.report.sheets import SMALL_PIXELS, draw_saliency, draw_sheet
 from imclass.evaluation.report.tables import (
     LOSSES,
+    MOST_FINDINGS,
     SHARES,
     describe_classes,
+    describe_findings,
     describe_matrix,
     describe_samples,
+    describe_sizes,
     list_pairs,
     scale_estimates,
 )
 from imclass.evaluation.saliency import compute_saliency
 from imclass.files import write_text
 from imclass.models.classifier import Classifier
+from imclass.params import flatten
 from imclass.training.history import Epoch, find_best
 
 PAGE, MACROS, STYLE, SCRIPT = "page.html", "charts.html", "page.css", "page.js"
-SHORT_TABLE = 20  # rows that are seen at first
+SHORT_TABLE, SHORT_FINDINGS = 20, 10  # rows that are seen at first
 CARD_PIXELS, SAMPLE_PIXELS = 96, 32  # of the longer side of an image on the screen
 
 
@@ -45,16 +51,21 @@ CARD_PIXELS, SAMPLE_PIXELS = 96, 32  # of the longer side of an image on the scr
 class Report:
     """What stands on the page, of `n` test images and `k` classes.
 
-    `names` and `logits` are those of the test images, `model_hash` is the sha256 of the model file.
+    `names` and `logits` are those of the test images, `model_hash` is the sha256 of the model file. `sizes` are rows of
+    width, height and pictures that have it in their files; `findings` come worst first, `policies` are by kind.
     """
 
     data: Packed
+    sizes: Int64[np.ndarray, "sizes 3"]
+    findings: Sequence[Finding]
+    policies: Mapping[str, str]
     names: list[str]
     model: Classifier
     model_hash: str
     history: list[Epoch]
     metrics: Metrics
     doubts: list[str]
+    verdict: Verdict
     logits: Float[np.ndarray, "n k"]
 
 
@@ -101,7 +112,9 @@ def _describe(report: Report) -> dict[str, Any]:
     classes, config = report.data.classes, report.model.config
     test = report.data.splits["test"]
     size = report.data.fit["width"], report.data.fit["height"]
-    probabilities, uncalibrated = (_softmax(report.logits / heat) for heat in (config.temperature, 1.0))
+    probabilities, uncalibrated = (
+        np.exp(compute_log_probabilities(report.logits, heat)) for heat in (config.temperature, 1.0)
+    )
     predicted = probabilities.argmax(axis=1)
     confusion = count_confusion(test.labels, predicted, len(classes))
     shown = choose_shown(test.labels, probabilities)
@@ -131,27 +144,20 @@ def _describe(report: Report) -> dict[str, Any]:
         "class_rows": describe_classes(report.metrics, confusion),
         "class_scale": find_start(min(one.recall.low, one.precision.low, one.f1.low) for one in report.metrics.classes),
         "samples": describe_samples(report.data),
+        "sizes": describe_sizes(report.sizes),
+        "size_chart": draw_sizes(report.sizes) if len(report.sizes) > 1 else None,
+        "findings": describe_findings(report.data, report.findings, report.policies),
+        "most_findings": MOST_FINDINGS,
+        "verdict": report.verdict,
         "short": SHORT_TABLE,
+        "short_findings": SHORT_FINDINGS,
         "details": {
-            **_flatten(config.trained.get("params", {})),
+            **{
+                name: value if isinstance(value, str) else json.dumps(value)
+                for name, value in flatten(config.trained.get("params", {})).items()
+            },
             "temperature": f"{config.temperature:.4f}",
             "sha256 of the data": report.data.fingerprint,
             "sha256 of the model": report.model_hash,
         },
     }
-
-
-def _softmax(logits: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
-
-
-def _flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested params as rows of a dotted name and a text."""
-    rows: dict[str, str] = {}
-    for name, value in params.items():
-        if isinstance(value, dict):
-            rows |= _flatten(value, f"{prefix}{name}.")
-        else:
-            rows[prefix + name] = value if isinstance(value, str) else json.dumps(value)
-    return rows

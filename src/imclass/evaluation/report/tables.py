@@ -1,13 +1,15 @@
 """Figures, counts and a packed set -> the rows of the page's tables. Shapes: k classes."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
-from imclass.data.packed import Packed
-from imclass.evaluation.metrics import Estimate, Metrics
+from imclass.data.findings import KINDS, Finding
+from imclass.data.packed import Packed, read_names
+from imclass.evaluation.metrics import Estimate, Metrics, rank_confusions
 from imclass.evaluation.report.charts import find_end, find_start
 from imclass.evaluation.report.sheets import draw_sheet
 
@@ -15,6 +17,8 @@ MATRIX_CLASSES = 26  # more are cut down to those most taken for each other
 FEWER_CLASSES = 16
 MOST_PAIRS = 10
 MOST_SAMPLES, SAMPLES_PER_CLASS = 160, 8
+MOST_FINDINGS = 20  # of a kind
+DONE = {"fail": "stops the build", "drop": "left out", "warn": "only told"}  # by policy
 SHORT_NAME = 3  # characters; longer ones stand upright over the matrix
 SHARES = {
     "accuracy": ("accuracy", "share of images recognised"),
@@ -65,7 +69,7 @@ def describe_matrix(confusion: Int64[np.ndarray, "k k"], classes: list[str]) -> 
 def list_pairs(confusion: Int64[np.ndarray, "k k"], first_cards: Mapping[tuple[int, int], int]) -> list[dict[str, Any]]:
     """The most frequent confusions, with the number of the first card of each."""
     support = confusion.sum(axis=1)
-    pairs = _rank_pairs(confusion)[:MOST_PAIRS]
+    pairs = rank_confusions(confusion)[:MOST_PAIRS]
     most = max((int(confusion[pair]) for pair in pairs), default=1)
     return [
         {
@@ -119,20 +123,56 @@ def describe_samples(data: Packed) -> dict[str, Any]:
     }
 
 
+def describe_sizes(sizes: Int64[np.ndarray, "sizes 3"]) -> dict[str, Any]:
+    """The smallest, median and largest size by area, as (width, height), and the numbers of pictures by shape."""
+    widths, heights, counts = sizes[np.argsort(sizes[:, 0] * sizes[:, 1], kind="stable")].T
+    middle = int(np.searchsorted(np.cumsum(counts), counts.sum() / 2))
+    return {
+        "count": len(sizes),
+        "ends": [(int(widths[at]), int(heights[at])) for at in (0, middle, -1)],
+        "shapes": {
+            "wide": int(counts[widths > heights].sum()),
+            "high": int(counts[widths < heights].sum()),
+            "square": int(counts[widths == heights].sum()),
+        },
+    }
+
+
+def describe_findings(data: Packed, findings: Sequence[Finding], policies: Mapping[str, str]) -> dict[str, Any]:
+    """Rows of the kinds that were found, in their order, rows of the first findings of each, and a sheet of pictures.
+
+    `picture` is the number of a finding's picture in the sheet, None where the packed set does not hold it.
+    """
+    counts = Counter(found.kind for found in findings)
+    shown = [found for kind in counts for found in [one for one in findings if one.kind == kind][:MOST_FINDINGS]]
+    pictures = _find_pictures(data, {found.file for found in shown if found.file})
+    numbers = {file: number for number, file in enumerate(pictures)}
+    kinds = [
+        {"kind": kind, "meaning": KINDS[kind], "count": count, "policy": policies[kind], "done": DONE[policies[kind]]}
+        for kind, count in counts.items()
+    ]
+    return {
+        "kinds": kinds,
+        "rows": [{"found": found, "picture": numbers.get(found.file)} for found in shown],
+        "total": len(findings),
+        "sheet": draw_sheet(np.stack(list(pictures.values()))) if pictures else None,
+    }
+
+
+def _find_pictures(data: Packed, names: Collection[str]) -> dict[str, UInt8[np.ndarray, "c h w"]]:
+    """Those of the named pictures that the packed set holds."""
+    found: dict[str, UInt8[np.ndarray, "c h w"]] = {}
+    for split, part in data.splits.items() if names else ():
+        found |= {name: part.images[at] for at, name in enumerate(read_names(data, split)) if name in names}
+    return found
+
+
 def _choose_classes(confusion: Int64[np.ndarray, "k k"]) -> list[int]:
     """All classes, or those that are most often taken for each other, in their order."""
     if len(confusion) <= MATRIX_CLASSES:
         return list(range(len(confusion)))
     chosen: set[int] = set()
-    for row, column in _rank_pairs(confusion):
+    for row, column in rank_confusions(confusion):
         if len(chosen | {row, column}) <= FEWER_CLASSES:
             chosen |= {row, column}
     return sorted(chosen or range(FEWER_CLASSES))
-
-
-def _rank_pairs(confusion: Int64[np.ndarray, "k k"]) -> list[tuple[int, int]]:
-    """Confusions (true, predicted), the most frequent first."""
-    wrong = confusion * ~np.eye(len(confusion), dtype=bool)
-    rows, columns = wrong.nonzero()
-    order = np.argsort(-wrong[rows, columns], kind="stable")
-    return list(zip(rows[order].tolist(), columns[order].tolist(), strict=True))
