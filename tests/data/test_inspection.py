@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from imclass.data.findings import read_findings
 from imclass.data.packed import open_packed, read_names
 from imclass.errors import InputError
 from imclass.params import Params, load_params
@@ -266,6 +267,68 @@ def test_what_is_left_out_is_counted_and_the_others_stay_as_they_are(kind: str, 
             assert file.read_bytes() == (tmp_path / "out" / "packed" / file.name).read_bytes()
 
 
+def break_rows(source: Path) -> Path:
+    lines = (source / "annotations.csv").read_text().splitlines()
+    broken = [lines[0], *(line + ",more" for line in lines[1:22]), ",cat,train,x", *lines[23:], "x.png,dog,Train,x"]
+    (source / "annotations.csv").write_text("\n".join(broken))
+    return source
+
+
+def encode_rows(source: Path) -> Path:
+    table = source / "annotations.csv"
+    table.write_bytes(table.read_bytes().replace(b"cat,train", b"caf\xe9,train").replace(b"dog,val", b"d\xf6g,val"))
+    return source
+
+
+def null_rows(source: Path) -> Path:
+    (source / "annotations.csv").write_bytes(
+        (source / "annotations.csv").read_bytes().replace(b"cat,val", b"cat\0,val")
+    )
+    return source
+
+
+def damage_members(source: Path) -> Path:
+    files = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*.*")}
+    packed = pack_zip(files, zipfile.ZIP_STORED)
+    for name in TRAIN, TEST:
+        packed = packed.replace(files[name], files[name][:-1] + b"?")
+    archive = source.with_suffix(".zip")
+    archive.write_bytes(packed)
+    return archive
+
+
+def lead_out(source: Path) -> Path:
+    for name in TRAIN, VAL:
+        (source / name).unlink()
+        (source / name).symlink_to("/etc/passwd")
+    return source
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "expected"),
+    [
+        (break_rows, "faulty_table", [("annotations.csv", row) for row in [*range(2, 24), 26]]),
+        (encode_rows, "faulty_table", [("annotations.csv", row) for row in [*range(2, 8), *range(20, 23)]]),
+        (null_rows, "faulty_table", [("annotations.csv", row) for row in range(8, 11)]),
+        (damage_members, "faulty_source", [(TRAIN, None), (TEST, None)]),
+        (lead_out, "faulty_source", [(TRAIN, None), (VAL, None)]),
+    ],
+)
+def test_all_that_keeps_data_from_being_a_table_of_images_is_told_at_once(
+    spoil: Callable[[Path], Path], kind: str, expected: list[tuple[str, int | None]], tmp_path: Path
+) -> None:
+    source = spoil(write(tmp_path / "set", *make_set()))
+    told_in = tmp_path / "before.csv"
+    with pytest.raises(InputError, match=rf"^{source}: faults\n") as caught:
+        run(source, tmp_path, make_params({}))
+    assert str(caught.value).endswith(f"\n(all are in {told_in})")
+    assert str(caught.value).count("\n  ") == min(21, len(expected))
+    found = read_findings(told_in)
+    assert {one.kind for one in found} == {kind}
+    assert sorted((one.file, one.row) for one in found) == sorted(expected)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".csv") == ["before.csv"]
+
+
 def mutate(content: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
     """Some bytes replaced, put in or cut off, each at a place from 0 (the beginning) to 1."""
     mutated = bytearray(content)
@@ -278,11 +341,11 @@ def mutate(content: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
     return bytes(mutated)
 
 
-def pack_zip(files: Files) -> bytes:
+def pack_zip(files: Files, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(stream, "w", method) as archive:
         for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
+            archive.writestr(zipfile.ZipInfo(name), content, method)
     return stream.getvalue()
 
 
