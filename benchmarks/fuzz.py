@@ -239,8 +239,8 @@ def main() -> None:
     lines = [
         "# Damaged data",
         "",
-        f"{options.cases:,} cases, from number {options.first}: each ended with a report or one clear error, within "
-        f"{SECONDS} s of work, and left no file but the outs of its stages. Peak of the process over all: {peak:,.0f} MB.",
+        f"{options.cases:,} cases, from number {options.first}: each ended with a report or one error, within "
+        f"{SECONDS} s of work, and left no file but outs. Peak memory of the process over all: {peak:,.0f} MB.",
         "",
         describe_machine(),
         "",

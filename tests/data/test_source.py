@@ -256,7 +256,7 @@ def test_folder_that_cannot_be_listed_is_not_left_out(tmp_path: Path, monkeypatc
 
 
 def test_file_that_cannot_be_opened_keeps_its_own_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def deny(*_: object) -> None:
+    def deny(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied", "a.tar")
 
     write_tar(tmp_path / "a.tar", tarfile.TarInfo("cat/a.png"))
@@ -291,7 +291,7 @@ def test_size_that_lies_low_gives_no_more_bytes(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "a.zip").read_bytes())
     struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, 10)
     (tmp_path / "a.zip").write_bytes(content)
-    assert "wrong size or checksum of 'cat/a.png'" in refuse(tmp_path / "a.zip", read_all)
+    assert "'cat/a.png': damaged: wrong size or checksum" in refuse(tmp_path / "a.zip", read_all)
 
 
 @pytest.mark.parametrize("kind", ["a.zip", "a.tar.gz", "a.tar.xz"])
@@ -303,6 +303,22 @@ def test_bomb_is_refused_before_it_is_unpacked(
     source = write_source(tmp_path / kind, {"cat/a.bmp": blank, "cat/b.bmp": blank, "dog/c.bmp": blank, "d.bmp": blank})
     assert re.search(r": expected at most 200 times its own size, \d+ bytes, found \d+$", refuse(source))
     list_files(write_source(tmp_path / f"small.{kind}", {"cat/a.bmp": blank[: 2**20]}))
+
+
+@pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
+def test_name_of_a_tar_that_is_a_bomb_is_refused_before_it_is_read(tmp_path: Path, kind: bytes) -> None:
+    name = tarfile.TarInfo("name")
+    name.type, name.size = kind, 2**20 + 1
+    (tmp_path / "a.tar").write_bytes(name.tobuf(tarfile.GNU_FORMAT) + bytes(2**21))
+    assert refuse(tmp_path / "a.tar").endswith(": expected names of at most 1048576 bytes, found one of 1048577")
+
+
+def test_zip_whose_directory_points_outside_of_it_is_refused(tmp_path: Path, write_source: WriteSource) -> None:
+    content = bytearray(write_source(tmp_path / "a.zip", FILES).read_bytes())
+    for number, at in enumerate(found.start() for found in re.finditer(b"PK\1\2", bytes(content))):
+        struct.pack_into("<I", content, at + 42, 2**32 - 2 - number)
+    (tmp_path / "a.zip").write_bytes(content)
+    assert refuse(tmp_path / "a.zip", read_all).count(": damaged: ") == len(FILES)
 
 
 def test_zip_whose_members_share_their_bytes_is_refused(tmp_path: Path, write_source: WriteSource) -> None:

@@ -3,7 +3,7 @@
 import math
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8, UInt16
+from jaxtyping import Bool, Float, Int64, UInt8, UInt16
 
 SIDE = 8  # of a thumbnail, in cells
 FLATTEST = 2.0  # levels of standard deviation; the flattest of 70,000 images of Fashion-MNIST has 16
@@ -17,21 +17,22 @@ def shrink(pixels: UInt8[np.ndarray, "n c h w"]) -> Thumbnails:
     Exact, so that equal pictures have equal thumbnails wherever they are computed.
     """
     count, channels, height, width = pixels.shape
-    # 16 bits of a level and those of a cell's number of pixels: 24 fit, 53 otherwise.
-    exact = np.float32 if channels * height * width <= 2**12 else np.float64
-    rows, columns = _cut(height).astype(exact), _cut(width).astype(exact)
-    # Picture by picture: one large product is computed by threads, which the workers take from each other.
-    sums = rows @ pixels.reshape(count * channels, height, width).astype(exact) @ columns.T
-    areas = channels * rows.sum(axis=1)[:, None] * columns.sum(axis=1)
-    sums = sums.reshape(count, channels, len(rows), len(columns)).sum(axis=1)
-    return (sums * 256 / areas).astype(np.uint16).reshape(count, areas.size)
+    rows, columns = _cut(height).astype(np.float32), _cut(width).astype(np.float64)
+    # Picture by picture: one large product is computed by threads, which the workers take from each other. Sums over
+    # the rows of a cell are whole numbers of far less than 24 bits, which float32 has.
+    sums = rows @ pixels.reshape(count * channels, height, width).astype(np.float32) @ columns.T
+    sums = sums.reshape(count, channels, len(rows), len(columns)).sum(axis=1).reshape(count, len(rows) * len(columns))
+    return (sums * 256 / (channels * _count_pixels(height, width))).astype(np.uint16)
 
 
-def find_flat(pixels: UInt8[np.ndarray, "n c h w"]) -> Bool[np.ndarray, " n"]:
+def find_flat(pixels: UInt8[np.ndarray, "n c h w"], thumbnails: Thumbnails) -> Bool[np.ndarray, " n"]:
     """Whether the standard deviation of a picture's levels, over all its channels, is below FLATTEST."""
     flat = np.zeros(len(pixels), bool)
-    # A picture whose own levels are spread is nearly always seen to be so by a few of them.
-    for at in np.flatnonzero(np.ptp(_flatten(pixels)[:, ::7], axis=1) < 8 * FLATTEST):
+    counts = _count_pixels(*pixels.shape[2:])
+    weights = counts / counts.sum()
+    spreads = np.sqrt(np.square(thumbnails - (thumbnails @ weights)[:, None]) @ weights) / 256
+    # The means of cells are never spread more than the levels are; 1/64 is more than rounding takes from a mean.
+    for at in np.flatnonzero(spreads < FLATTEST + 1 / 64):
         flat[at] = pixels[at].std() < FLATTEST
     return flat
 
@@ -46,6 +47,11 @@ def normalize(vectors: np.ndarray) -> Float[np.ndarray, "n d"]:
 
 def _flatten(rows: np.ndarray) -> np.ndarray:
     return rows.reshape(len(rows), math.prod(rows.shape[1:]))  # -1 is not defined where there are none
+
+
+def _count_pixels(height: int, width: int) -> Int64[np.ndarray, " cells"]:
+    """How many places of a picture lie in each of its cells."""
+    return np.outer(_cut(height).sum(axis=1), _cut(width).sum(axis=1)).ravel()
 
 
 def _cut(side: int) -> Bool[np.ndarray, "cells side"]:

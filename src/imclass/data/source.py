@@ -26,6 +26,13 @@ MAX_FILE_BYTES = 256 * 2**20  # no picture file is larger; a compressed bomb is 
 MAX_MEMBERS = 2**22  # of an archive; the largest public sets have 14 million images, in many archives
 MAX_RATIO = 200  # of all sizes to that of the archive: picture files are compressed already, and blank ones are few
 SMALL_ARCHIVE = 2**21  # bytes that the ratio counts at least, for a few blank pictures
+MAX_DESCRIPTION = 2**20  # bytes of a header of a tar that tells of the next one: its long name, and such
+TAR_DESCRIPTIONS = (*tarfile.GNU_TYPES[:2], tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+# What the modules for archives raise on damaged bytes.
+DAMAGE = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, struct.error),
+    *(ArithmeticError, EOFError, LookupError, OSError, RuntimeError, ValueError),
+)
 ZIP_HEADER = struct.Struct(
     "<4s22xHH"
 )  # before each member: signature, 22 bytes that the directory repeats, two lengths
@@ -130,7 +137,15 @@ def _fail(error: OSError) -> None:
 
 def _is_zip(archive: Path) -> bool:
     """A tar whose last file is a zip ends as a zip does, but it is a tar."""
-    return zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive)
+    if not zipfile.is_zipfile(archive):
+        return False
+    try:
+        _open_tar(archive).close()
+    except tarfile.TarError:
+        return True
+    except InputError:
+        pass
+    return False
 
 
 def _list_zip(archive: Path, faults: list[Finding]) -> list[str]:
@@ -163,29 +178,32 @@ def _read_zip(archive: Path, names: set[str], faults: list[Finding]) -> Iterator
                     member.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
                     and not member.flag_bits & ZIP_ENCRYPTED
                 )
-                with _open_archive(faults, member.filename):
+                try:
                     content = _read_member(file, member) if plain else opened.read(member)
+                except DAMAGE as error:
+                    faults.append(_find(member.filename, f"damaged: {error}"))
+                else:
                     yield member.filename, content
 
 
 def _read_member(file: BinaryIO, member: zipfile.ZipInfo) -> bytes:
     """As `ZipFile.read`, without the objects that it makes for each: four times as fast for small pictures."""
-    file.seek(member.header_offset)
-    signature, name_length, extra_length = ZIP_HEADER.unpack(_read_exactly(file, ZIP_HEADER.size))
-    name = _read_exactly(file, name_length + extra_length)[:name_length]
-    encoding = "utf-8" if member.flag_bits & ZIP_UTF8 else "cp437"
-    if signature != b"PK\3\4" or name.decode(encoding) != member.orig_filename:
-        raise zipfile.BadZipFile(f"the directory and the header of {member.filename!r} differ")
-    content = _read_exactly(file, member.compress_size)
+    name, at = member.orig_filename, member.header_offset
+    encoded = name.encode("utf-8" if member.flag_bits & ZIP_UTF8 or name.isascii() else "cp437")
+    header = _read_exactly(file, ZIP_HEADER.size + len(encoded), at)
+    signature, name_length, extra_length = ZIP_HEADER.unpack_from(header)
+    if signature != b"PK\3\4" or name_length != len(encoded) or not header.endswith(encoded):
+        raise zipfile.BadZipFile("its header and the directory differ")
+    content = _read_exactly(file, member.compress_size, at + len(header) + extra_length)
     if member.compress_type == zipfile.ZIP_DEFLATED:
         content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, member.file_size + 1)
     if len(content) != member.file_size or zlib.crc32(content) != member.CRC:
-        raise zipfile.BadZipFile(f"wrong size or checksum of {member.filename!r}")
+        raise zipfile.BadZipFile("wrong size or checksum")
     return content
 
 
-def _read_exactly(file: BinaryIO, size: int) -> bytes:
-    content = file.read(size)
+def _read_exactly(file: BinaryIO, size: int, at: int) -> bytes:
+    content = os.pread(file.fileno(), size, at)
     if len(content) != size:
         raise EOFError(f"expected {size} bytes, found {len(content)}")
     return content
@@ -198,9 +216,24 @@ def _count_entries(archive: Path) -> int:
     return int(ZIP_END.unpack_from(end, end.rfind(b"PK\5\6"))[1])
 
 
+class _Header(tarfile.TarInfo):
+    """tarfile reads the content of some headers into memory, whatever size they claim."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Header":
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in TAR_DESCRIPTIONS and header.size > MAX_DESCRIPTION:
+            raise InputError(f"expected names of at most {MAX_DESCRIPTION} bytes, found one of {header.size}")
+        return header
+
+
+def _open_tar(archive: Path) -> tarfile.TarFile:
+    return tarfile.open(archive, tarinfo=_Header)
+
+
 def _list_tar(archive: Path, faults: list[Finding]) -> list[str]:
     names = []
-    with _open_archive(faults), tarfile.open(archive) as opened:
+    with _open_archive(faults), _open_tar(archive) as opened:
         for member in _walk_tar(archive, opened):
             if member.isfile():
                 names.append(member.name)
@@ -210,7 +243,7 @@ def _list_tar(archive: Path, faults: list[Finding]) -> list[str]:
 
 
 def _read_tar(archive: Path, names: set[str], faults: list[Finding]) -> Iterator[tuple[str, bytes]]:
-    with _open_archive(faults), tarfile.open(archive) as opened:
+    with _open_archive(faults), _open_tar(archive) as opened:
         for member in _walk_tar(archive, opened):
             if member.isfile() and member.name in names:
                 if too_large := _find_too_large(member.name, member.size):
@@ -250,24 +283,14 @@ def _find_too_large(name: str, size: int) -> list[Finding]:
 
 
 @contextmanager
-def _open_archive(faults: list[Finding], name: str = WHOLE) -> Iterator[None]:
-    """What ends the block is a fault of the archive, or of the member of that name."""
+def _open_archive(faults: list[Finding]) -> Iterator[None]:
+    """What ends the block is a fault of the archive."""
     try:
         yield
     except InputError as error:
-        faults.append(_find(name, str(error)))
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        UnicodeDecodeError,
-        OSError,
-    ) as error:
+        faults.append(_find(WHOLE, str(error)))
+    except DAMAGE as error:
         if isinstance(error, OSError) and error.filename:
             raise  # it says itself what it could not open
         why = str(error).splitlines()[0] if str(error) else type(error).__name__  # tarfile tells of every compression
-        faults.append(_find(name, f"damaged: {why}" if name else f"not a sound zip or tar archive: {why}"))
+        faults.append(_find(WHOLE, f"not a sound zip or tar archive: {why}"))
