@@ -1,8 +1,10 @@
+import gzip
 import io
 import os
 import re
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -291,6 +293,29 @@ def test_size_that_lies_low_gives_no_more_bytes(tmp_path: Path) -> None:
     content = bytearray((tmp_path / "a.zip").read_bytes())
     struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, 10)
     (tmp_path / "a.zip").write_bytes(content)
+    tracemalloc.start()
+    assert "'cat/a.png': damaged: wrong size or checksum" in refuse(tmp_path / "a.zip", read_all)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("at", "value"), [(0, b"p"), (26, b"\1"), (30, b"d")], ids=["signature", "length", "name"])
+def test_zip_whose_member_is_another_than_its_directory_says_is_refused(
+    tmp_path: Path, write_source: WriteSource, at: int, value: bytes
+) -> None:
+    content = bytearray(write_source(tmp_path / "a.zip", {"cat/a.png": b"", "cat/b.png": b""}).read_bytes())
+    content[at : at + 1] = value
+    (tmp_path / "a.zip").write_bytes(content)
+    told = refuse(tmp_path / "a.zip", read_all)
+    assert told.endswith("a.zip: 'cat/a.png': damaged: its header and the directory differ")
+
+
+def test_stored_member_of_another_size_than_the_directory_says_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("cat/a.png", b"abc")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    struct.pack_into("<I", content, content.index(b"PK\1\2") + 24, 2)
+    (tmp_path / "a.zip").write_bytes(content)
     assert "'cat/a.png': damaged: wrong size or checksum" in refuse(tmp_path / "a.zip", read_all)
 
 
@@ -303,6 +328,12 @@ def test_bomb_is_refused_before_it_is_unpacked(
     source = write_source(tmp_path / kind, {"cat/a.bmp": blank, "cat/b.bmp": blank, "dog/c.bmp": blank, "d.bmp": blank})
     assert re.search(r": expected at most 200 times its own size, \d+ bytes, found \d+$", refuse(source))
     list_files(write_source(tmp_path / f"small.{kind}", {"cat/a.bmp": blank[: 2**20]}))
+
+
+def test_bomb_behind_the_end_of_a_tar_is_refused(tmp_path: Path, write_source: WriteSource) -> None:
+    content = gzip.decompress(write_source(tmp_path / "a.tar.gz", FILES).read_bytes())
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(content + bytes(2**29), 1))
+    assert "times its own size, " in refuse(tmp_path / "a.tar.gz")
 
 
 @pytest.mark.parametrize("kind", [tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE])
