@@ -310,6 +310,17 @@ def test_zip_whose_member_is_another_than_its_directory_says_is_refused(
     assert told.endswith("a.zip: 'cat/a.png': damaged: its header and the directory differ")
 
 
+def test_zip_whose_member_claims_to_be_packed_in_more_bytes_than_memory_has_is_refused(tmp_path: Path) -> None:
+    member = zipfile.ZipInfo("cat/a.png")
+    member.extra = struct.pack("<HHQ", 1, 8, 2**62)  # the size in the directory's extra field for large ones
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr(member, b"a")
+    content = bytearray((tmp_path / "a.zip").read_bytes())
+    struct.pack_into("<I", content, content.index(b"PK\1\2") + 20, 2**32 - 1)
+    (tmp_path / "a.zip").write_bytes(content)
+    assert refuse(tmp_path / "a.zip", read_all).endswith(f"bytes, found {2**62}")
+
+
 def test_stored_member_of_another_size_than_the_directory_says_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("cat/a.png", b"abc")

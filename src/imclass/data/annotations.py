@@ -123,7 +123,7 @@ def _find_root(names: list[str]) -> str:
 
 def _label_by_table(source: Path, root: str, names: list[str]) -> tuple[pd.DataFrame, list[Finding]]:
     path = root + ANNOTATIONS_FILE
-    table, faults = _parse_table(dict(read_files(source, [path]))[path])
+    table, faults = _parse_table(next(read_files(source, [path]))[1])
     unused = [column for column in table if column not in COLUMNS]
     findings = [Finding("unused_column", path, f"column {column!r}") for column in unused]
     for column in "split", "group":

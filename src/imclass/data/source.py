@@ -171,7 +171,7 @@ def _read_zip(archive: Path, names: set[str], faults: list[Finding]) -> Iterator
     with _open_archive(faults), zipfile.ZipFile(archive) as opened, archive.open("rb", buffering=0) as file:
         for member in opened.infolist():
             if member.filename in names:
-                if too_large := _find_too_large(member.filename, member.file_size):
+                if too_large := _find_too_large(member.filename, max(member.file_size, member.compress_size)):
                     faults += too_large
                     continue
                 plain = (
