@@ -7,7 +7,6 @@ import argparse
 import io
 import json
 import multiprocessing
-import statistics
 import sys
 import tempfile
 import time
@@ -33,7 +32,7 @@ from benchmarks.data import (
     make_photos,
     zip_images,
 )
-from benchmarks.programs import MEGABYTE, Usage, alternate, copy_checkout, divide, read_command, run, run_watched
+from benchmarks.programs import alternate, divide, run
 from benchmarks.report import RESULTS, format_spread, write_report
 from imclass.data.annotations import label_images
 from imclass.data.decode import CHUNK_FILES
@@ -41,7 +40,6 @@ from imclass.data.source import read_files
 from imclass.params import BuildParams
 
 SMALL = 500  # below imclass's threshold for worker processes
-GROWTH = (10_000, 60_000, 300_000)
 LIMIT, OURS = "decoding alone", "imclass, from a zip"
 
 
@@ -53,14 +51,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that decode")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="Markdown file; the plot is put beside it")
-    parser.add_argument(
-        "--growth", action="store_true", help="measure time and memory of the build stage by size instead"
-    )
-    options = parser.parse_args()
-    if options.growth:
-        report_growth(options)
-    else:
-        report_speed(options)
+    report_speed(parser.parse_args())
 
 
 def report_speed(options: argparse.Namespace) -> None:
@@ -191,64 +182,6 @@ def time_pass(chunks: Iterable[Any]) -> float:
     for _ in chunks:
         pass
     return time.perf_counter() - start
-
-
-def report_growth(options: argparse.Namespace) -> None:
-    pngs = make_fashion_pngs(options.folder, options.idx)
-    usages: dict[int, list[tuple[Usage, Usage]]] = {count: [] for count in GROWTH}
-    packed_size = {}
-    for _ in range(options.rounds):
-        for count in GROWTH:
-            archive = zip_images(pngs, options.folder / f"{pngs.name}-{count}.zip", count)
-            with tempfile.TemporaryDirectory() as folder:
-                changes = {
-                    "data": {"path": str(archive.resolve())},
-                    "build": FASHION_FIT.model_dump(),
-                    "workers": options.workers,
-                }
-                project = copy_checkout(Path(folder), changes)
-                prepare, build = (run_watched(read_command(project, stage), project) for stage in ("prepare", "build"))
-                usages[count].append((prepare, build))
-                packed = project / "data" / "packed"
-                packed_size[count] = sum(path.stat().st_size for path in packed.iterdir()) / MEGABYTE
-    rows, spreads = [], {}
-    for count, found in usages.items():
-        seconds = [build.seconds for _, build in found]
-        spreads[f"{count:,} images"] = [1000 * value / (count / 1000) for value in seconds]
-        rows.append(
-            [
-                f"{count:,}",
-                format_spread([prepare.seconds for prepare, _ in found]),
-                format_spread(seconds),
-                f"{statistics.median(count / value for value in seconds):,.0f}",
-                f"{packed_size[count]:,.0f}",
-                f"{statistics.median(prepare.own_peak for prepare, _ in found):,.0f}",
-                f"{statistics.median(build.own_peak for _, build in found):,.0f}",
-                f"{statistics.median(build.total_peak for _, build in found):,.0f}",
-            ]
-        )
-    write_report(
-        options.out or RESULTS / "build-growth.md",
-        title="The build stage by size",
-        conditions=[
-            f"PNG of 28x28 in one zip, {options.workers} processes, start-up counted; {options.rounds} rounds. "
-            "Seconds: median (quartiles). Peaks in MB: resident memory of the stage itself, and proportional of it and "
-            "its workers."
-        ],
-        header=[
-            "images",
-            "prepare s",
-            "build s",
-            "build images/s",
-            "packed MB",
-            "prepare's peak",
-            "build's peak",
-            "with workers",
-        ],
-        rows=rows,
-        spreads=spreads,
-        axis="milliseconds of the build stage per 1,000 images",
-    )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import io
 import json
 import pickle
-import random
 import shutil
 import struct
 import zipfile
@@ -46,23 +45,6 @@ def list_artifacts(project: Path) -> dict[str, Path]:
     """The files of a project that was run, by the name of their reader."""
     checkpoint = max(project.glob(".checkpoints/*/0*.safetensors"))
     return {name: checkpoint if name == "checkpoint" else project / name for name in READERS}
-
-
-def damage(content: bytes, chance: random.Random) -> bytes:
-    """A cut, a flipped bit, a hole of zeros, lost bytes, strange bytes, or a piece of the file once more."""
-    at = chance.randrange(len(content))
-    piece = content[at : at + chance.randint(1, 64)]
-    rest = content[at + len(piece) :]
-    return chance.choice(
-        [
-            content[:at],
-            content[:at] + bytes([content[at] ^ 1 << chance.randrange(8)]) + content[at + 1 :],
-            content[:at] + bytes(len(piece)) + rest,
-            content[:at] + rest,
-            content[:at] + chance.randbytes(len(piece)) + rest,
-            content[:at] + piece + piece + rest,
-        ]
-    )
 
 
 def list_attacks(canary: Path) -> Iterator[bytes]:

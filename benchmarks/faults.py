@@ -19,7 +19,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the folder benchmarks is
 
-from benchmarks.corruption import damage, list_artifacts, list_attacks, refuse
+from benchmarks.corruption import list_artifacts, list_attacks, refuse
+from benchmarks.fuzz import damage
 from benchmarks.injection import STAGES, list_faults, survive
 from benchmarks.project import FaultError, Project, prepare_projects
 from benchmarks.report import RESULTS, describe_machine

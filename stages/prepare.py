@@ -9,17 +9,23 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
 
 from imclass.data.annotations import label_images, write_annotations
-from imclass.data.findings import enforce_policy, find_left_out, write_findings
+from imclass.data.findings import DataError, enforce_policy, find_left_out, write_findings
 from imclass.data.source import read_files
 from imclass.data.split import assign_splits, check_splits, count_splits, find_shared_groups
+from imclass.errors import InputError
 from imclass.params import Params
 from imclass.stage import run
 
 
 def prepare(params: Params, source: Path, annotations: Path, findings: Path) -> dict[str, object]:
-    table, found = label_images(source)
-    files = tqdm(read_files(source, table.image), "hash", len(table), unit="img", disable=None)
-    sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files}
+    policy = params.checks.policy.model_dump()
+    try:
+        table, found = label_images(source)
+        files = tqdm(read_files(source, table.image), "hash", len(table), unit="img", disable=None)
+        sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in files}
+    except DataError as error:
+        write_findings(findings, error.findings, {found.kind: "fail" for found in error.findings})
+        raise InputError(f"{error}\n(all are in {findings})") from None
     table["sha256"] = table.image.map(sha256)
     table["split"] = assign_splits(
         table,
@@ -28,7 +34,6 @@ def prepare(params: Params, source: Path, annotations: Path, findings: Path) -> 
         test_fraction=params.data.test_fraction,
     )
     found += find_shared_groups(table)
-    policy = params.checks.policy.model_dump()
     write_findings(findings, found, policy)
     enforce_policy(found, policy, findings)
     table = table[~table.image.isin(find_left_out(found, policy))]

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.corruption import READERS, damage, list_artifacts, list_attacks, refuse
+from benchmarks.corruption import READERS, list_artifacts, list_attacks, refuse
 from benchmarks.faults import kill_until_done
+from benchmarks.fuzz import damage
 from benchmarks.injection import list_faults, survive
 from benchmarks.programs import read_command
 from benchmarks.project import FaultError, Project, prepare_projects

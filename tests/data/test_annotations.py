@@ -63,7 +63,7 @@ def refuse_csv(folder: Path, content: str | bytes) -> str:
     for name in "1.png", "2.png", "3.png", "4.png":
         (folder / name).touch()
     (folder / "annotations.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-    return refuse(folder).removeprefix(f"{folder}: annotations.csv: ")
+    return refuse(folder).removeprefix(f"{folder}: ").replace("'annotations.csv': ", "")
 
 
 def make_table(labels: list[str], split: str = "train") -> pd.DataFrame:
@@ -306,17 +306,20 @@ def test_line_ends_and_byte_order_mark_do_not_matter(ends: str, mark: str, last:
         ("image,label\n1.png,a,b\n2.png\n3.png,c\n", "line 2: expected 2 fields, found 3\n  line 3: expected 2 fields"),
         ('image,label\n1.png,"a\nb"\n2.png,b,c\n', "line 4: expected 2 fields, found 3"),
         ("image,label\n1.png,a\n   \n", "line 3: expected 2 fields, found 1"),
-        ("image;label\n1.png;a\n", "found image;label\n  no column 'image'\n  no column 'label'"),
+        ("image;label\n1.png;a\n", "found image;label\n  line 1: no column 'image'\n  line 1: no column 'label'"),
         ("image,label,image\n1.png,a,2.png\n", "column 'image' stands twice"),
         ("image,label,note,note\n1.png,a,x,y\n", "column 'note' stands twice"),
-        ("image,Label\n1.png,a\n", "found image,Label\n  no column 'label'\n  column 'Label': did you mean 'label'?"),
+        (
+            "image,Label\n1.png,a\n",
+            "found image,Label\n  line 1: no column 'label'\n  line 1: column 'Label': did you mean 'label'?",
+        ),
         ("image, label\n1.png,a\n", "column ' label': did you mean 'label'?"),
         ("images,label\n1.png,a\n", "column 'images': did you mean 'image'?"),
         ("image,label,splits\n1.png,a,train\n", "column 'splits': did you mean 'split'?"),
         ("image,label,Group\n1.png,a,g\n", "column 'Group': did you mean 'group'?"),
         ("image,split\n1.png,train\n", "no column 'label'"),
         ("label\na\n", "no column 'image'"),
-        ("1.png,a\n2.png,b\n", "found 1.png,a\n  no column 'image'\n  no column 'label'"),
+        ("1.png,a\n2.png,b\n", "found 1.png,a\n  line 1: no column 'image'\n  line 1: no column 'label'"),
         ("", "found an empty file"),
         ("\n\n", "found an empty file"),
         ("image,label\n1.png,\n2.png,b\n,c\n", "line 4: no image"),
@@ -367,8 +370,11 @@ def test_table_of_fewer_than_two_classes_is_refused(tmp_path: Path, content: str
         (["notes.txt", "cat/notes.txt"], "found no image"),
         (["cat/1.png", "cat/2.png"], "found only 'cat'"),
         (["set/cat/1.png", "set/cat/2.png"], "found only 'cat'"),
-        (["cat/1.png", "dog/1.png", "2.png"], "expected a folder per class\n  2.png: not in the folder of a class"),
-        (["train/cat/1.png", "train/2.png"], "train/2.png: not in the folder of a class"),
+        (["cat/1.png", "dog/1.png", "2.png"], "'2.png': without annotations.csv, expected in the folder of a class"),
+        (
+            ["train/cat/1.png", "train/2.png"],
+            "'train/2.png': without annotations.csv, expected in the folder of a class",
+        ),
     ],
 )
 def test_folders_that_give_no_classes_are_refused(
@@ -381,12 +387,12 @@ def test_folders_that_give_no_classes_are_refused(
 @pytest.mark.parametrize("name", [b"a\rb/1.png", b"caf\xe9/1.png"])
 def test_name_that_no_csv_gives_back_is_told(tmp_path: Path, write_source: WriteSource, name: bytes) -> None:
     write_source(tmp_path, {"cat/1.png": b"", os.fsdecode(name): b""})
-    assert f"\n  {os.fsdecode(name)!r}, label {os.fsdecode(name)[:-6]!r}: expected neither" in refuse(tmp_path)
+    assert f": {os.fsdecode(name)!r}: label {os.fsdecode(name)[:-6]!r}: expected neither" in refuse(tmp_path)
 
 
 def test_label_with_a_carriage_return_is_told(tmp_path: Path, write_source: WriteSource) -> None:
     write_source(tmp_path, {"annotations.csv": b'image,label\n1.png,"a\rb"\n2.png,c\n', "1.png": b"", "2.png": b""})
-    assert "'1.png', label 'a\\rb': expected neither a carriage return" in refuse(tmp_path)
+    assert "'1.png': label 'a\\rb': expected neither a carriage return" in refuse(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_garments_that_look_alike_are_no_copies() -> None:
     splits = np.arange(10_000) % 2
     found = list(find_alike(images, np.arange(10_000), shrink(images), splits))
     assert len(found) <= 5
-    assert not find_flat(images).any()
+    assert not find_flat(images, shrink(images)).any()
 
 
 def test_copies_are_found_on_the_picture_in_the_earlier_split() -> None:
@@ -131,5 +131,9 @@ def test_pictures_of_nearly_one_level_are_told_from_others() -> None:
     grain = 128 + chance.normal(0, 1, (50, 1, 20, 20))
     spot = np.full((50, 1, 20, 20), 255.0)
     spot[:, :, 5:8, 5:8] = 0
-    flat = find_flat(np.concatenate([grain, spot]).round().astype(np.uint8))
-    assert flat.tolist() == [True] * 50 + [False] * 50
+    speck = np.full((50, 1, 256, 256), 90.0)  # flat, however far one level is
+    speck[np.arange(50), 0, chance.integers(0, 256, 50), chance.integers(0, 256, 50)] = 255
+    checks = np.tile(np.indices((20, 20)).sum(axis=0) % 2 * 100.0, (50, 1, 1, 1))  # each cell as the next
+    for pictures, expected in (grain, True), (spot, False), (speck, True), (checks, False):
+        levels = pictures.round().astype(np.uint8)
+        assert find_flat(levels, shrink(levels)).tolist() == [expected] * 50

@@ -4,9 +4,7 @@ import csv
 import importlib.util
 import io
 import json
-import shutil
-import tarfile
-import time
+import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
+from benchmarks.fuzz import FUZZED, make_case, meet, mutate, pack_zip
+from imclass.data.findings import read_findings
 from imclass.data.packed import open_packed, read_names
 from imclass.data.sizes import read_sizes
 from imclass.errors import InputError
@@ -282,98 +280,83 @@ def test_original_sizes_are_those_of_the_pictures_that_stay_upright(tmp_path: Pa
     assert sum(len(split.labels) for split in open_packed(tmp_path / "packed").splits.values()) == 22
 
 
-def mutate(content: bytes, changes: list[tuple[str, float, bytes]]) -> bytes:
-    """Some bytes replaced, put in or cut off, each at a place from 0 (the beginning) to 1."""
-    mutated = bytearray(content)
-    for how, place, new in changes:
-        at = int(place * len(mutated))
-        if how == "cut":
-            del mutated[at:]
-        else:
-            mutated[at : at + (len(new) if how == "replace" else 0)] = new
-    return bytes(mutated)
+def break_rows(source: Path) -> Path:
+    lines = (source / "annotations.csv").read_text().splitlines()
+    broken = [lines[0], *(line + ",more" for line in lines[1:22]), ",cat,train,x", *lines[23:], "x.png,dog,Train,x"]
+    (source / "annotations.csv").write_text("\n".join(broken))
+    return source
 
 
-def pack_zip(files: Files) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, content in files.items():
-            archive.writestr(zipfile.ZipInfo(name), content)
-    return stream.getvalue()
+def encode_rows(source: Path) -> Path:
+    table = source / "annotations.csv"
+    table.write_bytes(table.read_bytes().replace(b"cat,train", b"caf\xe9,train").replace(b"dog,val", b"d\xf6g,val"))
+    return source
 
 
-def pack_tar(files: Files, mode: Any = "w") -> bytes:
-    stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode=mode) as archive:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return stream.getvalue()
+def null_rows(source: Path) -> Path:
+    (source / "annotations.csv").write_bytes(
+        (source / "annotations.csv").read_bytes().replace(b"cat,val", b"cat\0,val")
+    )
+    return source
 
 
-FUZZED = ["set.zip", "set.tar", "set.tar.gz", "annotations.csv", "cat/00.png", "cat/00.jpg", "cat/00.gif", "cat/00.tif"]
-SMALL = {label: [save(draw(at, (9, 8))) for at in range(start, start + 3)] for label, start in (("cat", 0), ("dog", 3))}
-CHANGES = st.lists(
-    st.tuples(st.sampled_from(["replace", "insert", "cut"]), st.floats(0, 1), st.binary(min_size=1, max_size=6)),
-    min_size=1,
-    max_size=3,
+def damage_members(source: Path) -> Path:
+    files = {path.relative_to(source).as_posix(): path.read_bytes() for path in source.rglob("*.*")}
+    packed = pack_zip(files, zipfile.ZIP_STORED)
+    for name in TRAIN, TEST:
+        packed = packed.replace(files[name], files[name][:-1] + b"?")
+    archive = source.with_suffix(".zip")
+    archive.write_bytes(packed)
+    return archive
+
+
+def lead_out(source: Path) -> Path:
+    for name in TRAIN, VAL:
+        (source / name).unlink()
+        (source / name).symlink_to("/etc/passwd")
+    return source
+
+
+@pytest.mark.parametrize(
+    ("spoil", "kind", "expected"),
+    [
+        (break_rows, "faulty_table", [("annotations.csv", row) for row in [*range(2, 24), 26]]),
+        (encode_rows, "faulty_table", [("annotations.csv", row) for row in [*range(2, 8), *range(20, 23)]]),
+        (null_rows, "faulty_table", [("annotations.csv", row) for row in range(8, 11)]),
+        (damage_members, "faulty_source", [(TRAIN, None), (TEST, None)]),
+        (lead_out, "faulty_source", [(TRAIN, None), (VAL, None)]),
+    ],
 )
+def test_all_that_keeps_data_from_being_a_table_of_images_is_told_at_once(
+    spoil: Callable[[Path], Path], kind: str, expected: list[tuple[str, int | None]], tmp_path: Path
+) -> None:
+    source = spoil(write(tmp_path / "set", *make_set()))
+    told_in = tmp_path / "before.csv"
+    with pytest.raises(InputError, match=rf"^{source}: faults\n") as caught:
+        run(source, tmp_path, make_params({}))
+    assert str(caught.value).endswith(f"\n(all are in {told_in})")
+    assert str(caught.value).count("\n  ") == min(21, len(expected))
+    found, policies = read_findings(told_in)
+    assert {one.kind for one in found} == {kind}
+    assert policies == {kind: "fail"}
+    assert sorted((one.file, one.row) for one in found) == sorted(expected)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.suffix == ".csv") == ["before.csv"]
 
 
 @pytest.mark.parametrize("fuzzed", FUZZED)
 def test_damaged_source_gives_a_report_or_one_clear_error_and_no_file_elsewhere(
     fuzzed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Of benchmarks/fuzz.py, which has thousands more."""
     monkeypatch.setattr("imclass.files.os.fsync", lambda _: None)  # many times; it is slow
-    files = {f"{label}/{at}.png": content for label, of in SMALL.items() for at, content in enumerate(of)}
-    rows = [f"{name},{name[:3]},{split}" for name, split in zip(files, ["train", "val", "test"] * 2, strict=True)]
-    kind = fuzzed.rpartition(".")[2]
-    if fuzzed.startswith("cat/"):
-        format = {"png": "PNG", "jpg": "JPEG", "gif": "GIF", "tif": "TIFF"}[kind]
-        files[fuzzed] = save(draw(7, (9, 8)), format)
-        rows.append(f"{fuzzed},cat,train")
-    files["annotations.csv"] = "\n".join(["image,label,split", *rows, ""]).encode()
-    sound = {"zip": pack_zip, "tar": pack_tar, "gz": lambda files: pack_tar(files, "w:gz")}.get(kind, lambda _: b"")(
-        files
-    )
+    files, content = make_case(fuzzed)
+    assert meet(tmp_path / "sound", fuzzed, files, content, run_committed) == ""
+    for seed in range(20):
+        meet(tmp_path / "case", fuzzed, files, mutate(fuzzed, content, random.Random(seed)), run_committed)
 
-    @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True, database=None)
-    @given(CHANGES)
-    def check(changes: list[tuple[str, float, bytes]]) -> None:
-        meet(changes)
 
-    def meet(changes: list[tuple[str, float, bytes]]) -> str:
-        told = ""
-        base = tmp_path / "base"
-        shutil.rmtree(base, ignore_errors=True)
-        out, source = base / "out", base / "in" / (fuzzed if sound else "set")
-        out.mkdir(parents=True)
-        if sound:
-            source.parent.mkdir()
-            source.write_bytes(mutate(sound, changes))
-        else:
-            for name, content in files.items():
-                (source / name).parent.mkdir(parents=True, exist_ok=True)
-                (source / name).write_bytes(mutate(content, changes) if name == fuzzed else content)
-        before = {path for path in base.rglob("*") if not path.is_relative_to(out)}
-        start = time.monotonic()
-        try:
-            run(source, out, make_params({}))
-        except InputError as error:
-            told = str(error)
-            assert told
-            assert not (out / "packed").exists()
-        else:
-            assert open_packed(out / "packed").splits["train"].images.shape[1:] == (1, 32, 32)
-        assert time.monotonic() - start < 10
-        assert {path for path in base.rglob("*") if not path.is_relative_to(out)} == before
-        expected = {"annotations.csv", "before.csv", "packed", "findings.csv", "sizes.csv", "data.json"}
-        assert {path.name for path in out.iterdir()} <= expected
-        return told
-
-    assert meet([]) == ""
-    check()
+def run_committed(source: Path, out: Path) -> None:
+    run(source, out, make_params({}))
 
 
 def test_set_of_which_nothing_stays_is_refused(tmp_path: Path) -> None:

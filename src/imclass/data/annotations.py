@@ -11,17 +11,19 @@ import io
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pandas as pd
 
-from imclass.data.findings import ROW_KINDS, Finding
+from imclass.data.findings import ROW_KINDS, DataError, Finding
 from imclass.data.source import list_files, read_files
 from imclass.errors import InputError, list_problems
 from imclass.files import CHECK, find_changed_rows, name_in_errors, write_checked_rows
 
 SPLITS = ("train", "val", "test")
+Fault = tuple[int, str]  # line of a table, and what is wrong with it
 COLUMNS = ("image", "label", "split", "group", "sha256")
 REQUIRED = ("image", "label")
 ANNOTATIONS_FILE = "annotations.csv"  # in a source, gives the labels
@@ -35,7 +37,7 @@ def label_images(source: Path) -> tuple[pd.DataFrame, list[Finding]]:
     Labels come from the source's annotations.csv, else each image's top folder is its label. One folder around
     everything is looked through; top folders train, val and test give the split. Rows that name no image, have no label
     or repeat another are left out of the table, and are findings, as is all else that is doubtful.
-    Raises InputError naming file and row where no such table can be made.
+    Raises DataError naming files and rows where no such table can be made.
     """
     names = list_files(source)
     root = _find_root(names)
@@ -45,7 +47,7 @@ def label_images(source: Path) -> tuple[pd.DataFrame, list[Finding]]:
         table, findings = _label_by_folder(source, root, names)
     if table.label.nunique() < 2 and not any(found.kind in ROW_KINDS for found in findings):
         found = f"only {table.label.iloc[0]!r}" if len(table) else "no image"
-        raise InputError(f"{source}: expected images of at least two classes, found {found}")
+        raise DataError(source, [_find(f"expected images of at least two classes, found {found}")])
     _check_text(source, table)
     return table.sort_values("image", ignore_index=True), [*findings, *_find_doubtful_text(names, table)]
 
@@ -56,29 +58,32 @@ def read_table(where: str, content: bytes) -> pd.DataFrame:
     Raises InputError naming `where` and the line: other encodings than UTF-8, a missing or unknown column, a line with
     too few or too many fields, an empty image or label.
     """
-    table = _parse_table(where, content)
-    if problems := [f"line {line}: no label" for line in table.index[table.label == ""]]:
-        raise InputError(f"{where}: lines without label\n{list_problems(problems)}")
+    table, faults = _parse_table(content)
+    faults += [(line, "no label") for line in table.index[table.label == ""]]
+    if faults:
+        problems = [f"line {line}: {what}" for line, what in faults]
+        raise InputError(f"{where}: not a table of labelled images\n{list_problems(problems)}")
     return table[[column for column in (*COLUMNS, CHECK) if column in table]]
 
 
-def _parse_table(where: str, content: bytes) -> pd.DataFrame:
-    rows = _read_rows(where, content)
+def _parse_table(content: bytes) -> tuple[pd.DataFrame, list[Fault]]:
+    """The rows that fit the header and name an image, and what is wrong with the others, or with all."""
+    rows, faults = _read_rows(content)
     header = rows[0][1] if rows else []
-    _check_header(where, header)
-    problems = [
-        f"line {line}: expected {len(header)} fields, found {len(row)}"
-        for line, row in rows[1:]
-        if len(row) != len(header)
-    ]
-    if problems:
-        raise InputError(f"{where}: lines that do not fit the header\n{list_problems(problems)}")
-    table = pd.DataFrame(
-        [row for _, row in rows[1:]], columns=header, index=[line for line, _ in rows[1:]], dtype=object
-    )
-    if problems := [f"line {line}: no image" for line in table.index[table.image == ""]]:
-        raise InputError(f"{where}: lines without image\n{list_problems(problems)}")
-    return table
+    faults = faults or _check_header(header)
+    if faults:
+        return pd.DataFrame(columns=list(REQUIRED), dtype=object), faults
+    image = header.index("image")
+    lines, fitting = [], []
+    for line, row in rows[1:]:
+        if len(row) != len(header):
+            faults.append((line, f"expected {len(header)} fields, found {len(row)}"))
+        elif not row[image]:
+            faults.append((line, "no image"))
+        else:
+            lines.append(line)
+            fitting.append(row)
+    return pd.DataFrame(fitting, columns=header, index=lines, dtype=object), faults
 
 
 def write_annotations(table: pd.DataFrame, path: Path) -> None:
@@ -118,24 +123,24 @@ def _find_root(names: list[str]) -> str:
 
 def _label_by_table(source: Path, root: str, names: list[str]) -> tuple[pd.DataFrame, list[Finding]]:
     path = root + ANNOTATIONS_FILE
-    where = f"{source}: {path}"
-    table = _parse_table(where, next(read_files(source, [path]))[1])
+    table, faults = _parse_table(next(read_files(source, [path]))[1])
     unused = [column for column in table if column not in COLUMNS]
     findings = [Finding("unused_column", path, f"column {column!r}") for column in unused]
     for column in "split", "group":
         if column not in table:
             table[column] = ""
     table = table[["image", "label", "split", "group"]].assign(image=root + table.image)
-    problems = [
-        f"line {line}: split {split!r}: expected {', '.join(SPLITS)} or nothing"
-        for line, split in table.split[~table.split.isin(["", *SPLITS])].items()
-    ]
+    expected = f"expected {', '.join(SPLITS)} or nothing"
+    unknown = table.split[~table.split.isin(["", *SPLITS])]
+    faults += [(line, f"split {split!r}: {expected}") for line, split in _number(unknown)]
     given = table.split != ""
-    if given.any() and not given.all():
-        line = table.index[~given][0]
-        problems.append(f"line {line}: no split, while other lines have one: expected all or none")
-    if problems:
-        raise InputError(f"{where}: splits that cannot be used\n{list_problems(problems)}")
+    if given.any():
+        none = "no split, while other lines have one: expected all or none"
+        faults += [(line, none) for line in table.index[~given]]
+    if faults:
+        raise DataError(
+            source, [Finding("faulty_table", path, what, line) for line, what in sorted(faults, key=itemgetter(0))]
+        )
     findings += _find_missing_files(table, root, names)
     unlabelled = table.image[table.label == ""]
     findings += [Finding("no_label", image, "no label", line) for line, image in _number(unlabelled)]
@@ -143,6 +148,10 @@ def _label_by_table(source: Path, root: str, names: list[str]) -> tuple[pd.DataF
     findings += _find_unused(names, {*table.image, path})
     left_out = [found.row for found in findings if found.kind in ROW_KINDS]
     return table[~table.index.isin(left_out)], findings
+
+
+def _find(what: str, image: str = "") -> Finding:
+    return Finding("faulty_source", image, what)
 
 
 def _number(column: "pd.Series[Any]") -> list[tuple[int, str]]:
@@ -181,20 +190,18 @@ def _label_by_folder(source: Path, root: str, names: list[str]) -> tuple[pd.Data
     tops = {image.removeprefix(root).split("/", 1)[0] for image in images}
     by_split = bool(tops) and tops <= set(SPLITS)
     if not by_split and {"train", "test"} <= {top.lower() for top in tops}:
-        others = ", ".join(map(repr, sorted(tops - set(SPLITS))[:5]))
-        raise InputError(f"{source}: expected top folders {', '.join(SPLITS)} only, in lower case, found {others}")
+        expected = f"expected top folders {', '.join(SPLITS)} only, in lower case"
+        raise DataError(source, [_find(f"{expected}, found {top!r}") for top in sorted(tops - set(SPLITS))])
     depth = 2 if by_split else 1
-    rows, problems = [], []
+    rows, faults = [], []
     for image in images:
         parts = image.removeprefix(root).split("/")
         if len(parts) <= depth:
-            problems.append(f"{image}: not in the folder of a class")
+            faults.append(_find(f"without {ANNOTATIONS_FILE}, expected in the folder of a class", image))
         else:
             rows.append((image, parts[depth - 1], parts[0] if by_split else "", ""))
-    if problems:
-        raise InputError(
-            f"{source}: without {ANNOTATIONS_FILE}, expected a folder per class\n{list_problems(problems)}"
-        )
+    if faults:
+        raise DataError(source, faults)
     table = pd.DataFrame(rows, columns=["image", "label", "split", "group"], dtype=object)
     return table, _find_unused(names, set(images))
 
@@ -209,13 +216,13 @@ def _is_hidden(name: str) -> bool:
 
 def _check_text(source: Path, table: pd.DataFrame) -> None:
     """Refuse what no CSV file gives back as it was: a carriage return, and a file name that is not UTF-8."""
-    problems = [
-        f"{image!r}, label {label!r}: expected neither a carriage return nor bytes that are not UTF-8"
+    faults = [
+        _find(f"label {label!r}: expected neither a carriage return nor bytes that are not UTF-8", image)
         for image, label, group in zip(table.image, table.label, table.group, strict=True)
         if "\r" in (text := image + label + group) or text != text.encode(errors="replace").decode()
     ]
-    if problems:
-        raise InputError(f"{source}: names or labels that cannot be written down\n{list_problems(problems)}")
+    if faults:
+        raise DataError(source, faults)
 
 
 def _find_unused(names: list[str], used: set[str]) -> list[Finding]:
@@ -272,33 +279,42 @@ def _is_archive(name: str) -> bool:
     return name.lower().endswith((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"))
 
 
-def _read_rows(where: str, content: bytes) -> list[tuple[int, list[str]]]:
+def _read_rows(content: bytes) -> tuple[list[tuple[int, list[str]]], list[Fault]]:
     try:
         text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content[: error.start].count(b"\n") + 1
-        utf16 = ", as in UTF-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else ""
-        found = f"byte 0x{content[error.start]:02x}{utf16}"
-        raise InputError(f"{where}: line {line}: expected UTF-8, found {found}") from None
+    except UnicodeDecodeError:
+        return [], _find_other_encoding(content)
     if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise InputError(f"{where}: line {line}: expected text, found a NUL character")
+        return [], [
+            (at, "expected text, found a NUL character") for at, line in enumerate(text.split("\n"), 1) if "\0" in line
+        ]
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
-        return [(reader.line_num, row) for row in reader if row]
+        return [(reader.line_num, row) for row in reader if row], []
     except csv.Error as error:
-        raise InputError(f"{where}: line {reader.line_num}: not CSV: {error}") from None
+        return [], [(reader.line_num, f"not CSV: {error}")]
 
 
-def _check_header(where: str, header: list[str]) -> None:
+def _find_other_encoding(content: bytes) -> list[Fault]:
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return [(1, f"expected UTF-8, found byte 0x{content[0]:02x}, as in UTF-16")]
+    faults = []
+    for at, line in enumerate(content.split(b"\n"), 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError as error:
+            faults.append((at, f"expected UTF-8, found byte 0x{line[error.start]:02x}"))
+    return faults
+
+
+def _check_header(header: list[str]) -> list[Fault]:
     problems = [f"no column {column!r}" for column in REQUIRED if column not in header]
     problems += [f"column {column!r} stands twice" for column in sorted(set(header)) if header.count(column) > 1]
     for column in header:
         close = difflib.get_close_matches(column.strip().lower(), set(COLUMNS) - set(header), n=1, cutoff=0.7)
         if column not in COLUMNS and close:
             problems.append(f"column {column!r}: did you mean {close[0]!r}?")
-    if problems:
-        found = ",".join(header) or "an empty file"
-        raise InputError(
-            f"{where}: expected columns image,label[,split][,group], found {found}\n{list_problems(problems)}"
-        )
+    if not problems:
+        return []
+    found = ",".join(header) or "an empty file"
+    return [(1, what) for what in (f"expected columns image,label[,split][,group], found {found}", *problems)]

@@ -155,9 +155,10 @@ def _decode_chunk(chunk: list[File], to: To, *, seconds_per_file: int = 0) -> De
             findings.append(Finding("wrong_extension", name, f"a {picture.format}"))
     signal.alarm(0)
     pixels = pixels[: len(names)]
-    flat = np.flatnonzero(find_flat(pixels)).tolist()
+    thumbnails = shrink(pixels)
+    flat = np.flatnonzero(find_flat(pixels, thumbnails)).tolist()
     findings += [Finding("uniform", names[at], f"levels spread by less than {FLATTEST}") for at in flat]
-    return Decoded(names, pixels, sizes[: len(names)], shrink(pixels), findings, changed)
+    return Decoded(names, pixels, sizes[: len(names)], thumbnails, findings, changed)
 
 
 def _start_workers(count: int) -> ProcessPoolExecutor:

@@ -12,6 +12,8 @@ from imclass.files import read_checked_rows, write_checked_rows, write_text
 
 # Worst first. What is done is told by params.yaml (checks.policy), and is a warning where nothing is written there.
 KINDS = {
+    "faulty_source": "files, members or archives that cannot be read, or must not be",
+    "faulty_table": "faults for which annotations.csv makes no table of images",
     "missing_file": "rows without their file",
     "no_label": "rows without a label",
     "repeated_file": "rows of a file that has another row",
@@ -57,6 +59,15 @@ class Finding:
     def __str__(self) -> str:
         line = [] if self.row is None else [f"line {self.row}"]
         return ": ".join([*line, *([repr(self.file)] if self.file else []), self.detail])
+
+
+class DataError(InputError):
+    """Data that give no table of images: `findings` are all that stands in the way, of the first two kinds."""
+
+    def __init__(self, source: Path, findings: Sequence[Finding]) -> None:
+        told = [_escape(str(found)) for found in findings]
+        self.findings = findings
+        super().__init__(f"{source}: {told[0]}" if len(told) == 1 else f"{source}: faults\n{list_problems(told)}")
 
 
 def find_left_out(findings: Iterable[Finding], policy: Mapping[str, str]) -> set[str]:
