@@ -14,9 +14,10 @@ from imclass.data.packed import open_packed, read_names
 from imclass.device import describe_device, make_deterministic, select_device
 from imclass.errors import InputError
 from imclass.imports import hash_imports
-from imclass.models.classifier import ModelConfig, adapt_to_images, build_model
+from imclass.models.classifier import ModelConfig
 from imclass.models.inference import compute_logits
 from imclass.models.modelfile import save_model
+from imclass.models.pretrained import read_pretrained, start_model
 from imclass.models.summary import summarise_layers
 from imclass.params import Params
 from imclass.stage import run
@@ -30,7 +31,7 @@ from imclass.training.state import start_training
 from imclass.training.temperature import calibrate
 
 
-def train(params: Params, packed: Path, model_file: Path, history_file: Path) -> dict[str, object]:
+def train(params: Params, packed: Path, weights: Path, model_file: Path, history_file: Path) -> dict[str, object]:
     make_deterministic(params.threads)
     device = select_device(params.device)
     data = open_packed(packed)
@@ -44,19 +45,18 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         device=device,
     )
     recipe = params.describe_training()
+    start = read_pretrained(params.model.name, params.model.weights, weights)
     torch.manual_seed(params.seed)
-    model = build_model(
-        ModelConfig(
-            classes=data.classes,
-            fit=data.fit,
-            mean=params.model.mean or data.mean,
-            mirror=params.model.mirror,
-            network=params.model.describe_network(),
-            std=params.model.std or data.std,
-            trained={"data": data.fingerprint, "params": {"epochs": params.epochs, **recipe}},
-        )
+    config = ModelConfig(
+        classes=data.classes,
+        fit=data.fit,
+        mean=params.model.mean or start.mean or data.mean,
+        mirror=params.model.mirror,
+        network=params.model.describe_network(),
+        std=params.model.std or start.std or data.std,
+        trained={"data": data.fingerprint, "params": {"epochs": params.epochs, **recipe}, "weights": start.sha256},
     )
-    adapt_to_images(model, dataset.sample_images())
+    model = start_model(config, start, dataset.sample_images(), frozen=params.model.freeze)
     print(summarise_layers(model))
     model.to(device).to(memory_format=torch.channels_last)  # convolutions are a fifth faster so
 
@@ -67,6 +67,7 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         "data": data.fingerprint,
         "params": recipe,
         "versions": [torch.__version__, torch.backends.cpu.get_cpu_capability(), device.type],
+        "weights": start.sha256,
     }
     with hold_checkpoints(locate_checkpoints(), decisive, epochs=params.epochs) as checkpoints:
         done = resume(state, checkpoints, extends=params.train.schedule == "constant")

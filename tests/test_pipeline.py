@@ -233,7 +233,7 @@ def test_training_does_not_see_the_test_images(project: Path) -> None:
     images[first:] = 255 - images[first:]
     spoilt = rows[:first] + [(image, str(9 - int(label)), split) for image, label, split in rows[first:]]
     write_packed(project / "other", spoilt, [([image for image, _, _ in rows], images)], packed.fit)
-    run(project, "python", "stages/train.py", "other", "other.safetensors", "other.csv")
+    run(project, "python", "stages/train.py", "other", "weights", "other.safetensors", "other.csv")
 
     assert (project / "other.csv").read_text() == (project / "reports/history.csv").read_text()
     expected, found = (read_tensors(project / name) for name in ("models/model.safetensors", "other.safetensors"))
