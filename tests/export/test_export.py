@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,11 +18,11 @@ from imclass.export.parity import Parity, check_parity, compare, run_onnx, run_p
 from imclass.models.classifier import Classifier, ModelConfig, build_model
 
 LIBRARY = Path(__file__).parents[2] / "src"
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "hidden": [16], "dropout": 0.2},
     "cnn": {"name": "cnn", "widths": [8], "dropout": 0.2},
     "resnet": {"name": "resnet", "widths": [8, 16], "blocks": 1},
-    **{name: {"name": name} for name in ("resnet18", "mobilenet_v3_small", "efficientnet_b0", "vit_b_32")},
+    **{name: {"name": name} for name in ("resnet18", "mobilenet_v3_small")},
 }
 
 
@@ -54,7 +55,7 @@ def test_both_files_give_the_models_probabilities_for_any_number_of_images(model
         np.testing.assert_allclose(run_program(tmp_path / "m.pt2", images), expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("network", ["resnet", "resnet18", "mobilenet_v3_small", "efficientnet_b0", "vit_b_32"])
+@pytest.mark.parametrize("network", ["resnet", "resnet18", "mobilenet_v3_small"])
 def test_deep_networks_are_exported_and_explained(network: str, tmp_path: Path) -> None:
     model = make_model(network, channels=3, side=32)
     images = make_images(model, 3)
@@ -92,6 +93,7 @@ def test_onnx_takes_uint8_and_holds_its_weights(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
+from typing import Any
 import torch
 from imclass.export.graph import save_onnx, save_program, trace_program
 from imclass.models.classifier import ModelConfig, build_model
