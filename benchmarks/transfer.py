@@ -102,7 +102,7 @@ def read_idx(path: Path, header: int) -> np.ndarray:
     """The bytes after the header of an IDX file, which may be compressed."""
     packed = path.with_name(f"{path.name}.gz")
     content = gzip.decompress(packed.read_bytes()) if packed.is_file() else path.read_bytes()
-    return np.frombuffer(content, np.uint8, offset=header)
+    return np.frombuffer(content, np.uint8, offset=header).copy()  # PyTorch wants memory that can be written
 
 
 def read_fashion(folder: Path, name: str) -> Split:

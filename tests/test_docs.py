@@ -77,4 +77,4 @@ def test_a_network_of_ones_own_is_added_as_the_document_says(project: Path) -> N
         script = project / "stages" / f"{stage}.py"
         imported = [path.relative_to(project).as_posix() for path in find_imports(script, project / "src")]
         deps = yaml.safe_load((project / "dvc.yaml").read_text())["stages"][stage]["deps"]
-        assert imported == [dep for dep in deps if dep.startswith("src/") and not dep.endswith("__init__.py")]
+        assert imported == [dep for dep in deps if dep.startswith("src/")]
