@@ -34,13 +34,14 @@ TENTH = 9  # ankle boots
 PER_CLASS = 50  # images to learn ten classes from
 NUM_VAL = 20  # more of each class, by which the epoch is chosen
 MANY = {"epochs": 2, "batch_size": 128, "lr": 0.25}
-FEW = {"epochs": 20, "batch_size": 32, "lr": 0.05}
+FEW = {"epochs": 20, "batch_size": 32}
 STEPS = 12  # timed, of which the first two are thrown away
-START = {"name": "cnn", "weights": "nine.safetensors"}
+START = "nine.safetensors"
+# From scratch at the rate of params.yaml: 0.05 gave 1.3 points less, 50 epochs no more.
 WAYS: dict[str, dict[str, Any]] = {
-    "from scratch": {"weights": None, "freeze": 0},
-    "weights of nine classes": {"weights": START["weights"], "freeze": 0},
-    "the same, all but the head frozen": {"weights": START["weights"], "freeze": "backbone"},
+    "from scratch": {"lr": 0.2, "model": {"weights": None, "freeze": 0}},
+    "weights of nine classes": {"lr": 0.05, "model": {"weights": START, "freeze": 0}},
+    "the same, all but the head frozen": {"lr": 0.05, "model": {"weights": START, "freeze": "backbone"}},
 }
 
 
@@ -61,9 +62,9 @@ def main() -> None:
         for seed in options.seeds:
             draw_sets(fashion, project, seed)
             train(project, "nine", {**MANY, "seed": seed, "model": {"weights": None, "freeze": 0}})
-            (project / "models/nine.safetensors").rename(project / "weights" / START["weights"])
-            for way, model in WAYS.items():
-                train(project, "ten", {**FEW, "seed": seed, "model": model})
+            (project / "models/nine.safetensors").rename(project / "weights" / START)
+            for way, params in WAYS.items():
+                train(project, "ten", {**FEW, **params, "seed": seed})
                 found = load_model(project / "models/ten.safetensors").to(memory_format=torch.channels_last)
                 right, tenth = judge(found, test)
                 accuracies[way].append(right)
@@ -152,7 +153,7 @@ def time_steps(model_file: Path, split: Split) -> dict[str, list[float]]:
     models = {}
     for way, params in WAYS.items():
         model = load_model(model_file).to(memory_format=torch.channels_last)
-        freeze(model.network, params["freeze"])
+        freeze(model.network, params["model"]["freeze"])
         models[way] = model.train(), build_optimizer(model, name="sgd", lr=1e-4, momentum=0.9, weight_decay=0.0)
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(STEPS):
