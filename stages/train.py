@@ -25,12 +25,12 @@ from imclass.training.setup import set_up
 from imclass.training.temperature import calibrate
 
 
-def train(params: Params, packed: Path, model_file: Path, history_file: Path) -> dict[str, object]:
+def train(params: Params, packed: Path, weights: Path, model_file: Path, history_file: Path) -> dict[str, object]:
     make_deterministic(params.threads)
     device = select_device(params.device)
     data = open_packed(packed)
     train_split, val = data.splits["train"], data.splits["val"]
-    training = set_up(params, data, device)
+    training = set_up(params, data, weights, device)
     state, steps_per_epoch = training.state, training.steps_per_epoch
     print(summarise_layers(state.model))
     decisive = {
@@ -38,6 +38,7 @@ def train(params: Params, packed: Path, model_file: Path, history_file: Path) ->
         "data": data.fingerprint,
         "params": params.describe_training(),
         "versions": [torch.__version__, torch.backends.cpu.get_cpu_capability(), device.type],
+        "weights": state.model.config.trained["weights"],
     }
     with hold_checkpoints(locate_checkpoints(), decisive, epochs=params.epochs) as checkpoints:
         done = resume(state, checkpoints, extends=params.train.schedule == "constant")

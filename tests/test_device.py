@@ -33,7 +33,7 @@ try:
     compute_logits(model, data.splits["train"].images)
 except InputError as error:
     print(error)
-sys.argv[1:] = ["packed", "model.safetensors", "history.csv"]
+sys.argv[1:] = ["packed", "weights", "model.safetensors", "history.csv"]
 stage["run"](stage["train"])
 """
 

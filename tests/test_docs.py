@@ -9,9 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
+from pipeline import list_run_stages, run
 
 from imclass.data.packed import write_packed
+from imclass.imports import find_imports
 
 ROOT = Path(__file__).parents[1]
 FIT = {"channels": 1, "height": 8, "width": 8, "fit": "crop", "background": 255}
@@ -53,3 +56,25 @@ def test_files_named_in_the_readme_exist_or_are_outs() -> None:
     for name in re.findall(r"`((?:reports|models|data|training|evaluation|docs)/[\w./-]+\.\w+)`", text):
         found = (ROOT / name).exists() or (ROOT / "src/imclass" / name).exists()
         assert found or name in pipeline or name == "models/export/model.onnx", name
+
+
+def test_a_network_of_ones_own_is_added_as_the_document_says(project: Path) -> None:
+    section = (ROOT / "docs/models.md").read_text().split("## A network of your own")[1]
+    (module,), (diff,), (commands,) = (
+        re.findall(rf"```{kind}\n(.*?)```", section, re.S) for kind in ("python", "diff", "sh")
+    )
+    (project / "src/imclass/models/tiny.py").write_text(module)
+    assembly = project / "src/imclass/models/classifier.py"
+    text = assembly.read_text()
+    for before, added in re.findall(r"^ (.*)\n\+(.*)$", diff, re.MULTILINE):
+        assert text.count(f"{before}\n") == 1
+        text = text.replace(f"{before}\n", f"{before}\n{added}\n")
+    assembly.write_text(text)
+    output = run(project, "bash", "-euc", commands)
+    assert list_run_stages(output) == ["train", "evaluate", "gate", "export"]
+    assert re.search(r"^Conv2d +64 x 8 x 8 +640 +640$", output, re.MULTILINE)
+    for stage in "train", "evaluate", "export":
+        script = project / "stages" / f"{stage}.py"
+        imported = [path.relative_to(project).as_posix() for path in find_imports(script, project / "src")]
+        deps = yaml.safe_load((project / "dvc.yaml").read_text())["stages"][stage]["deps"]
+        assert imported == [dep for dep in deps if dep.startswith("src/")]

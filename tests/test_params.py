@@ -167,6 +167,11 @@ def test_missing_key_is_told(tmp_path: Path, key: str) -> None:
         ("std", "std: [0.0]"),
         ("std", "std: [.nan]"),
         ("mirror", "mirror: no"),
+        ("name", "name: ResNet"),
+        ("weights", "weights: ../a.pth"),
+        ("freeze", "freeze: -1"),
+        ("freeze", "freeze: all"),
+        ("freeze", "freeze: true"),
         ("dropout", "dropout: 1.0"),
         ("weight_decay", "weight_decay: -1"),
         ("shift", "shift: 257"),
@@ -204,6 +209,7 @@ def test_mean_and_std_fit_the_channels(tmp_path: Path, mean: str, std: str, prob
     [
         ("mlp", "model.mlp.hidden", ("hidden", "hidden: [512, 40000, 40000]")),
         ("cnn", "model.cnn.widths", ("widths", "widths: [30000, 65536]")),
+        ("resnet", "model.resnet.widths", ("widths", "widths: [30000, 65536]")),
     ],
 )
 def test_network_that_would_fill_the_memory_is_told(
@@ -215,6 +221,22 @@ def test_network_that_would_fill_the_memory_is_told(
     assert f"  {key}: expected at most 1,073,741,824 weights between two layers, found " in find_problems(
         tmp_path / "params.yaml"
     )
+
+
+def test_fresh_weights_are_not_frozen(tmp_path: Path) -> None:
+    path = write_params(tmp_path, ("freeze", "freeze: backbone"))
+    assert "model.freeze: expected model.weights to start from" in find_problems(path)
+    path = write_params(tmp_path, ("freeze", "freeze: backbone"), ("weights", "weights: DEFAULT"))
+    assert load_params(path).model.freeze == "backbone"
+
+
+def test_a_network_has_the_options_of_its_section(tmp_path: Path) -> None:
+    def describe(name: str) -> dict[str, Any]:
+        return load_params(write_params(tmp_path, ("name", f"name: {name}"))).model.describe_network()
+
+    assert describe("resnet") == {"name": "resnet", "widths": [16, 32, 64], "blocks": 3}
+    assert describe("resnet18") == {"name": "resnet18"}
+    assert describe("mean") == {"name": "mean"}
 
 
 def test_given_mean_and_std_are_kept(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from pipeline import (
 
 from benchmarks.project import find_temporary_files, read_outs
 from imclass.data.packed import open_packed, write_packed
+from imclass.files import hash_file
 from imclass.tensors import read_tensors
 
 OWN = "data/raw/own"  # a source of the tests, inside a project
@@ -233,7 +234,7 @@ def test_training_does_not_see_the_test_images(project: Path) -> None:
     images[first:] = 255 - images[first:]
     spoilt = rows[:first] + [(image, str(9 - int(label)), split) for image, label, split in rows[first:]]
     write_packed(project / "other", spoilt, [([image for image, _, _ in rows], images)], packed.fit)
-    run(project, "python", "stages/train.py", "other", "other.safetensors", "other.csv")
+    run(project, "python", "stages/train.py", "other", "weights", "other.safetensors", "other.csv")
 
     assert (project / "other.csv").read_text() == (project / "reports/history.csv").read_text()
     expected, found = (read_tensors(project / name) for name in ("models/model.safetensors", "other.safetensors"))
@@ -244,6 +245,26 @@ def test_training_does_not_see_the_test_images(project: Path) -> None:
     trained["data"] = packed.fingerprint
     assert found[1] == expected[1]
     assert expected[1]["config"]["temperature"] != 1
+
+
+def test_a_training_starts_from_weights_and_runs_again_where_they_are_others(project: Path) -> None:
+    model, weights = project / "models/model.safetensors", project / "weights/first.safetensors"
+    shutil.copy(model, weights)
+    changes = ("-S", "model.weights=first.safetensors", "-S", "model.freeze=backbone")
+    output = run(project, "dvc", "exp", "run", *changes, "train")
+    assert list_run_stages(output) == ["train"]
+    assert "starting from weights/first.safetensors: all weights, head.1 too" in output
+    (before, _), (after, record) = read_tensors(weights), read_tensors(model)
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"network.head.1.weight", "network.head.1.bias"}
+    assert record["config"]["trained"]["weights"] == hash_file(weights)
+    assert list_run_stages(run(project, "dvc", "repro", "train")) == []
+    verified = run(project, "imclass", "verify", "train", fails=None)
+    assert re.search(r"^train +identical$", verified, re.MULTILINE)
+    shutil.copy(model, weights)
+    output = run(project, "dvc", "repro", "train")
+    assert list_run_stages(output) == ["train"]
+    assert "going on" not in output
 
 
 def test_evaluate_alone_judges_the_test_images_and_once() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, ValidationError, model_validator
 
 from imclass.errors import InputError, list_problems
 
@@ -24,6 +24,15 @@ PerChannel = Annotated[list[float], Field(min_length=1, max_length=3)]
 
 WHERE_KEYS = frozenset({"device", "workers"})  # say where a run happens, and rerun nothing
 MAX_WEIGHTS = 2**30  # between two layers: 4 GB
+
+
+def _check_freeze(value: object) -> object:
+    if value != "backbone" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ValueError(f"expected a number of blocks, 0: none, or backbone, found {_shorten(value)}")
+    return value
+
+
+Freeze = Annotated[Any, PlainValidator(_check_freeze)]
 
 
 class Section(BaseModel):
@@ -87,17 +96,26 @@ class CnnParams(Section):
     dropout: Fraction
 
 
+class ResnetParams(Section):
+    widths: Annotated[list[Width], Field(min_length=1, max_length=8)]
+    blocks: Annotated[int, Field(ge=1, le=64)]
+
+
 class ModelParams(Section):
-    name: Literal["mlp", "cnn"]
+    name: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    weights: Annotated[str, Field(pattern=r"^[\w.-]+$")] | None
+    freeze: Freeze
     mirror: bool
     mean: PerChannel | None
     std: Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1, max_length=3)] | None
     mlp: MlpParams
     cnn: CnnParams
+    resnet: ResnetParams
 
     def describe_network(self) -> dict[str, Any]:
-        """The name of the network and its own options."""
-        return {"name": self.name, **getattr(self, self.name).model_dump()}
+        """The name of the network and its own options, which stand in a section of its name where it has any."""
+        options = getattr(self, self.name, None)
+        return {"name": self.name, **(options.model_dump() if isinstance(options, Section) else {})}
 
 
 class TrainParams(Section):
@@ -176,11 +194,14 @@ class Params(Section):
         most = side.bit_length() - 2  # each width halves the image once more, after the first layer
         if self.model.name == "cnn" and len(self.model.cnn.widths) > most:
             raise ValueError(f"model.cnn.widths: expected at most {max(most, 0)} for images of {side} pixels a side")
+        if self.model.freeze and not self.model.weights:
+            raise ValueError("model.freeze: expected model.weights to start from: fresh weights would never learn")
         pixels = self.build.channels * self.build.height * self.build.width
         key, widths = {
             "mlp": ("model.mlp.hidden", [pixels, *self.model.mlp.hidden]),
             "cnn": ("model.cnn.widths", [3 * width for width in self.model.cnn.widths]),  # 3 x 3 for each pair
-        }[self.model.name]
+            "resnet": ("model.resnet.widths", [3 * width for width in self.model.resnet.widths]),
+        }.get(self.model.name, ("", []))
         largest = max((before * after for before, after in pairwise(widths)), default=0)
         if largest > MAX_WEIGHTS:
             raise ValueError(f"{key}: expected at most {MAX_WEIGHTS:,} weights between two layers, found {largest:,}")

@@ -19,7 +19,10 @@ FILE = "runs.jsonl"
 CHECKOUT = Path(__file__).absolute().parents[2]  # the one whose code runs
 MOST_HASHED = 128 * 2**20  # bytes of an out: DVC reads it once more, and to read much twice would be felt
 # Modules whose version can decide bits; told where a stage has loaded them.
-PACKAGES = ("PIL", "cv2", "matplotlib", "numpy", "onnx", "onnxruntime", "onnxscript", "pandas", "simplejpeg", "torch")
+PACKAGES = (
+    *("PIL", "cv2", "matplotlib", "numpy", "onnx", "onnxruntime", "onnxscript", "pandas", "simplejpeg", "torch"),
+    "torchvision",
+)
 VARIABLES = ("ATEN_", "CUBLAS_", "DNNL_", "MKL_", "NVIDIA_TF32", "OMP_", "ONEDNN_", "PYTORCH_", "TORCH_")
 
 

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,20 +12,23 @@ import pytest
 import torch
 
 from imclass.errors import InputError
+from imclass.evaluation.saliency import compute_saliency
 from imclass.export.graph import save_onnx, save_program, trace_program
 from imclass.export.parity import Parity, check_parity, compare, run_onnx, run_program
 from imclass.models.classifier import Classifier, ModelConfig, build_model
 
 LIBRARY = Path(__file__).parents[2] / "src"
-NETWORKS = {
+NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"name": "mlp", "hidden": [16], "dropout": 0.2},
     "cnn": {"name": "cnn", "widths": [8], "dropout": 0.2},
+    "resnet": {"name": "resnet", "widths": [8, 16], "blocks": 1},
+    **{name: {"name": name} for name in ("resnet18", "mobilenet_v3_small")},
 }
 
 
-def make_model(network: str, *, channels: int = 1, mirror: bool = False) -> Classifier:
+def make_model(network: str, *, channels: int = 1, side: int = 8, mirror: bool = False) -> Classifier:
     torch.manual_seed(0)
-    fit = {"channels": channels, "height": 8, "width": 8, "fit": "crop", "background": 255}
+    fit = {"channels": channels, "height": side, "width": side, "fit": "crop", "background": 255}
     config = ModelConfig(["a", "b", "né"], fit, [0.5] * channels, mirror, NETWORKS[network], [0.25] * channels, 0.5)
     return build_model(config).eval()
 
@@ -36,7 +40,7 @@ def model(request: pytest.FixtureRequest) -> Classifier:
 
 
 def make_images(model: Classifier, count: int) -> np.ndarray:
-    shape = (count, model.config.fit["channels"], 8, 8)
+    shape = (count, *(model.config.fit[key] for key in ("channels", "height", "width")))
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
@@ -49,6 +53,19 @@ def test_both_files_give_the_models_probabilities_for_any_number_of_images(model
         expected = model.predict_probabilities(torch.from_numpy(images)).detach().numpy()
         np.testing.assert_allclose(run_onnx(tmp_path / "m.onnx", images, threads=1), expected, atol=1e-6)
         np.testing.assert_allclose(run_program(tmp_path / "m.pt2", images), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["resnet", "resnet18", "mobilenet_v3_small"])
+def test_deep_networks_are_exported_and_explained(network: str, tmp_path: Path) -> None:
+    model = make_model(network, channels=3, side=32)
+    images = make_images(model, 3)
+    expected = model.predict_probabilities(torch.from_numpy(images)).detach().numpy()
+    program = trace_program(model)
+    save_onnx(program, model, tmp_path / "m.onnx")
+    save_program(program, model, tmp_path / "m.pt2")
+    np.testing.assert_allclose(run_onnx(tmp_path / "m.onnx", images, threads=1), expected, atol=1e-5)
+    np.testing.assert_allclose(run_program(tmp_path / "m.pt2", images), expected, atol=1e-5)
+    assert 0 < compute_saliency(model, images, np.array([0, 1, 2])).mean() < 1
 
 
 def test_metadata_tells_classes_and_input(tmp_path: Path) -> None:
@@ -76,6 +93,7 @@ def test_onnx_takes_uint8_and_holds_its_weights(tmp_path: Path) -> None:
 SCRIPT = """
 import sys
 from pathlib import Path
+from typing import Any
 import torch
 from imclass.export.graph import save_onnx, save_program, trace_program
 from imclass.models.classifier import ModelConfig, build_model

@@ -4,11 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from imclass.errors import InputError
 from imclass.models.classifier import Classifier, ModelConfig, adapt_to_images, build_model
 from imclass.models.cnn import WHITEN_EPSILON, Cnn
 
 MLP = {"name": "mlp", "hidden": [512, 512], "dropout": 0.0}
 CNN = {"name": "cnn", "widths": [8, 16], "dropout": 0.0}
+RESNET = {"name": "resnet", "widths": [8, 16], "blocks": 1}
 
 
 def make_config(network: dict[str, object], *, channels: int = 1, side: int = 28, mirror: bool = False) -> ModelConfig:
@@ -38,7 +40,7 @@ def test_mlp_is_the_network_of_the_tutorial() -> None:
     torch.testing.assert_close(model(images), tutorial((images / 255 - 0.25) / 0.5))
 
 
-@pytest.mark.parametrize("network", [MLP, CNN], ids=["mlp", "cnn"])
+@pytest.mark.parametrize("network", [MLP, CNN, RESNET], ids=["mlp", "cnn", "resnet"])
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 8), (1, 28), (3, 64)])
 def test_networks_take_small_and_large_images(network: dict[str, object], channels: int, side: int) -> None:
     model = build_model(make_config(network, channels=channels, side=side))
@@ -96,5 +98,7 @@ def test_stem_is_frozen_and_all_else_learns() -> None:
 
 
 def test_an_unknown_network_is_refused() -> None:
-    with pytest.raises(ValueError, match="mlp or cnn, found 'vit'"):
+    with pytest.raises(
+        InputError, match="expected mlp, cnn, resnet or a classifier of torchvision.models, found 'vit'"
+    ):
         build_model(make_config({"name": "vit"}))

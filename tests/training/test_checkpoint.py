@@ -259,7 +259,8 @@ def project(tmp_path: Path) -> Path:
 
 
 def start_stage(project: Path) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(ROOT / "stages" / "train.py"), "packed", "model.safetensors", "history.csv"]
+    paths = ["packed", "weights", "model.safetensors", "history.csv"]
+    command = [sys.executable, str(ROOT / "stages" / "train.py"), *paths]
     env = {**os.environ, "DVC_ROOT": str(project)}
     return subprocess.Popen(command, cwd=project, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

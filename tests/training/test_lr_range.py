@@ -9,7 +9,7 @@ from imclass.training.setup import Training, set_up
 
 
 def start(params: Params, packed: Packed) -> Training:
-    return set_up(params, packed, torch.device("cpu"))
+    return set_up(params, packed, packed.folder / "no weights", torch.device("cpu"))
 
 
 def learn(training: Training, rate: float) -> float:

@@ -5,7 +5,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 
 from imclass.models.classifier import Classifier
-from imclass.models.inference import BATCH_IMAGES
+from imclass.models.inference import count_at_once
 
 STRONG = 0.99  # quantile of an image's gradients that is shown in full
 
@@ -20,16 +20,17 @@ def compute_saliency(
     """
     device = model.pixel_mean.device
     found = [np.zeros((0, *images.shape[2:]), np.float32)]
-    for start in range(0, len(images), BATCH_IMAGES):
-        rows = slice(start, start + BATCH_IMAGES)
+    size = count_at_once(images)
+    for start in range(0, len(images), size):
+        rows = slice(start, start + size)
         pixels = model.normalise(torch.from_numpy(images[rows]).to(device)).requires_grad_()
         with torch.enable_grad():
             logits = model.classify(pixels)
             chosen = logits.gather(1, torch.from_numpy(classes[rows]).to(device)[:, None]).sum()
         (gradient,) = torch.autograd.grad(chosen, pixels)
         strongest = gradient.abs().amax(dim=1, keepdim=True)
-        size = max(images.shape[2:]) // 10 | 1
-        around = torch.nn.functional.avg_pool2d(strongest, size, 1, size // 2, count_include_pad=False)
+        side = max(images.shape[2:]) // 10 | 1
+        around = torch.nn.functional.avg_pool2d(strongest, side, 1, side // 2, count_include_pad=False)
         found.append(around.squeeze(1).cpu().numpy())
     gradients = np.concatenate(found)
     if not len(gradients):

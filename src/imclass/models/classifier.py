@@ -1,5 +1,6 @@
 """uint8 images -> logits: a network with its input convention, assembled from what a model file records."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ from torch import Tensor, nn
 
 from imclass.models.cnn import Cnn
 from imclass.models.mlp import Mlp
+from imclass.models.resnet import ResNet
+from imclass.models.zoo import build_zoo_network
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,15 @@ class Classifier(nn.Module):
         self.register_buffer("pixel_mean", 255 * torch.tensor(config.mean).view(-1, 1, 1), persistent=False)
         self.register_buffer("pixel_std", 255 * torch.tensor(config.std).view(-1, 1, 1), persistent=False)
 
+    def train(self, mode: bool = True) -> "Classifier":
+        """Training mode, but for frozen parts: their batch norms stand still."""
+        super().train(mode)
+        for part in self.modules():
+            parameters = list(part.parameters())
+            if parameters and not any(parameter.requires_grad for parameter in parameters):
+                part.eval()
+        return self
+
     def normalise(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
         """To mean 0 and standard deviation 1 over the training images."""
         return (images.to(self.pixel_mean.dtype) - self.pixel_mean) / self.pixel_std
@@ -66,17 +78,24 @@ class Classifier(nn.Module):
 
 
 def build_model(config: ModelConfig) -> Classifier:
-    """Assemble a model with fresh weights, drawn from PyTorch's global generator."""
+    """Assemble a model with fresh weights, drawn from PyTorch's global generator.
+
+    The only place that knows which networks there are; any other name is one of torchvision's. Raises InputError where
+    that has no such network, or not for such images.
+    """
     options = dict(config.network)
     name = options.pop("name")
     channels, height, width = (config.fit[key] for key in ("channels", "height", "width"))
-    network: nn.Module
-    if name == "mlp":
-        network = Mlp(channels, height, width, len(config.classes), **options)
-    elif name == "cnn":
-        network = Cnn(channels, len(config.classes), **options)
+    num_classes = len(config.classes)
+    networks: dict[str, Callable[[], nn.Module]] = {
+        "mlp": lambda: Mlp(channels, height, width, num_classes, **options),
+        "cnn": lambda: Cnn(channels, num_classes, **options),
+        "resnet": lambda: ResNet(channels, num_classes, **options),
+    }
+    if name in networks:
+        network = networks[name]()
     else:
-        raise ValueError(f"expected a network named mlp or cnn, found {name!r}")
+        network = build_zoo_network(name, channels, height, num_classes, ours=list(networks))
     return Classifier(network, config)
 
 

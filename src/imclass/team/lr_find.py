@@ -19,6 +19,7 @@ from imclass.training.setup import set_up
 
 PACKED = Path("data/packed")
 PARAMS = Path("params.yaml")
+WEIGHTS = Path("weights")
 
 
 def find_rate(picture: Path) -> float:
@@ -28,7 +29,7 @@ def find_rate(picture: Path) -> float:
     """
     params = load_params(PARAMS)
     make_deterministic(params.threads)
-    training = set_up(params, open_packed(PACKED), select_device(params.device))
+    training = set_up(params, open_packed(PACKED), WEIGHTS, select_device(params.device))
     points = list(tqdm(measure_losses(training), total=NUM_STEPS, unit="step", disable=None, leave=False))
     proposed = propose_rate(points)
     draw_losses(points, proposed, picture)

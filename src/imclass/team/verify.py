@@ -146,10 +146,11 @@ def _copy_project(
                 if any(file.is_symlink() and not file.exists() for file in [copy / out, *(copy / out).rglob("*")]):
                     _remove(copy / out)
             for dep in deps - makers.keys():
-                link = Path(os.path.normpath(copy / dep))
-                if not link.exists() and (project / dep).exists() and link.is_relative_to(copy):
-                    link.parent.mkdir(parents=True, exist_ok=True)
-                    link.symlink_to((project / dep).resolve())
+                for source in [project / dep, *(project / dep).glob("*")]:  # of a folder Git may have a part
+                    link = Path(os.path.normpath(copy / source.relative_to(project)))
+                    if not link.exists() and source.exists() and link.is_relative_to(copy):
+                        link.parent.mkdir(parents=True, exist_ok=True)
+                        link.symlink_to(source.resolve())
             yield copy, _find_changes(copy, stages, makers, scratch)
     finally:
         for number, handler in handlers.items():

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from imclass.data.loader import Batch, ShuffledBatches, load_batches
 from imclass.data.mix import build_mix
 from imclass.data.packed import Packed
 from imclass.device import select_precision
-from imclass.models.classifier import ModelConfig, adapt_to_images, build_model
+from imclass.models.classifier import ModelConfig
+from imclass.models.pretrained import read_pretrained, start_model
 from imclass.params import Params
 from imclass.training.optimizer import build_optimizer
 from imclass.training.state import State, start_training
@@ -29,10 +31,11 @@ class Training:
     steps_per_epoch: int
 
 
-def set_up(params: Params, data: Packed, device: torch.device) -> Training:
+def set_up(params: Params, data: Packed, weights: Path, device: torch.device) -> Training:
     """Build model, optimizer and batches; what is random in them follows from the seed.
 
-    Raises InputError where the device lacks the precision asked for.
+    `weights` is the folder of files to start from. Raises InputError where the device lacks the precision asked for,
+    and where weights to start from are not those of the network.
     """
     recipe = params.train
     precision = select_precision(recipe.precision, device)
@@ -47,27 +50,27 @@ def set_up(params: Params, data: Packed, device: torch.device) -> Training:
         balanced=recipe.balance == "sampler",
         mix=None if params.augment.mix == "none" else build_mix(params.augment.mix, len(data.classes)),
     )
+    start = read_pretrained(params.model.name, params.model.weights, weights)
     torch.manual_seed(params.seed)
-    model = build_model(
-        ModelConfig(
-            classes=data.classes,
-            fit=data.fit,
-            mean=params.model.mean or data.mean,
-            mirror=params.model.mirror,
-            network=params.model.describe_network(),
-            std=params.model.std or data.std,
-            trained={
-                "data": data.fingerprint,
-                "params": {"epochs": params.epochs, **params.describe_training()},
-            },
-        )
+    config = ModelConfig(
+        classes=data.classes,
+        fit=data.fit,
+        mean=params.model.mean or start.mean or data.mean,
+        mirror=params.model.mirror,
+        network=params.model.describe_network(),
+        std=params.model.std or start.std or data.std,
+        trained={
+            "data": data.fingerprint,
+            "params": {"epochs": params.epochs, **params.describe_training()},
+            "weights": start.sha256,
+        },
     )
-    adapt_to_images(model, dataset.sample_images())
+    model = start_model(config, start, dataset.sample_images(), frozen=params.model.freeze)
     model.to(device).to(memory_format=torch.channels_last)  # convolutions are a fifth faster so
-    weights = None
+    class_weights = None
     if recipe.balance == "loss":
-        weights = weigh_classes(torch.from_numpy(split.labels).bincount(minlength=len(data.classes)))
-    criterion = nn.CrossEntropyLoss(weights, label_smoothing=recipe.label_smoothing, reduction="sum").to(device)
+        class_weights = weigh_classes(torch.from_numpy(split.labels).bincount(minlength=len(data.classes)))
+    criterion = nn.CrossEntropyLoss(class_weights, label_smoothing=recipe.label_smoothing, reduction="sum").to(device)
     state = start_training(
         model,
         build_optimizer(model, lr=params.lr, **recipe.describe_optimizer()),
