@@ -1,7 +1,6 @@
 """Reports of made-up tests, whose mistakes lie between neighbouring classes."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -54,7 +53,7 @@ def make_report() -> Callable[..., Report]:
         config = ModelConfig(classes, fit, per_channel, False, network, per_channel, 1.5, trained)
         torch.manual_seed(0)
         return Report(
-            data=Packed(Path("packed"), classes, fit, per_channel, per_channel, splits, "f" * 64),
+            data=Packed(classes, fit, per_channel, per_channel, splits, {}, "f" * 64),
             names=names or [f"images/{at:05}.png" for at in range(count)],
             model=build_model(config),
             model_hash="e" * 64,

@@ -1,0 +1,61 @@
+"""Arrays of images, one after another, that are read like one; and where a packed set is cut into them."""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import UInt8
+
+SHARD_BYTES = 2**20  # of pixels, on average: few enough to push for one image, enough that DVC has few files
+
+
+class Shards:
+    """Arrays uint8 N C H W as one along N. Any index of its first axis gives a copy."""
+
+    def __init__(self, arrays: Sequence[UInt8[np.ndarray, "_ c h w"]]) -> None:
+        self._arrays = arrays
+        self._ends = np.cumsum([len(array) for array in arrays])
+        self._rows = np.arange(self._ends[-1])
+        self.dtype = np.dtype(np.uint8)
+        self.shape = (len(self._rows), *arrays[0].shape[1:])
+        self.nbytes = math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> UInt8[np.ndarray, "..."]:
+        rows = self._rows[key]
+        flat = rows.ravel()
+        order = np.argsort(flat)
+        sorted_rows = flat[order]
+        images = np.empty((len(flat), *self.shape[1:]), np.uint8)
+        start = 0
+        for array, end, last in zip(self._arrays, np.searchsorted(sorted_rows, self._ends), self._ends, strict=True):
+            if end > start:
+                images[order[start:end]] = array.take(sorted_rows[start:end] - (last - len(array)), axis=0)
+                start = end
+        return images.reshape(*rows.shape, *self.shape[1:])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+
+Images = UInt8[np.ndarray | Shards, "n c h w"]
+
+
+def cut_shards(names: Sequence[str], *, image_bytes: int) -> Iterator[slice]:
+    """Where the shards of a split are, of images in this order.
+
+    A shard begins at each image whose name, hashed, says so, and nowhere else: an image more or less changes only the
+    shard it lies in.
+    """
+    images_per_shard = max(1, SHARD_BYTES // image_bytes)
+    starts = [at for at, name in enumerate(names) if at == 0 or _hash(name) % images_per_shard == 0]
+    for start, end in zip(starts, [*starts[1:], len(names)], strict=True):
+        yield slice(start, end)
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
