@@ -170,8 +170,8 @@ class Params(Section):
         return self
 
 
-def load_params(path: Path) -> Params:
-    """Read and check the whole file.
+def load_params(path: Path, *, seed: str | None = None) -> Params:
+    """Read and check the whole file; `seed`, where given, stands for the one in it.
 
     Raises InputError naming every unknown, missing, ill-typed or out-of-range key at once.
     """
@@ -183,6 +183,8 @@ def load_params(path: Path) -> Params:
         raise InputError(f"{path}: not readable as YAML in UTF-8: {error}") from None
     if not isinstance(values, dict):
         raise InputError(f"{path}: expected keys with values, found {_shorten(values)}")
+    if seed is not None:
+        values["seed"] = yaml.load(seed, Loader=_CoreLoader)
     try:
         return Params.model_validate(values)
     except ValidationError as error:
