@@ -27,7 +27,7 @@ def run(stage: Callable[..., Mapping[str, Any] | None]) -> None:
     seed = arguments[1] if arguments[:1] == ["--seed"] and len(arguments) > 1 else None
     paths = [Path(argument) for argument in (arguments if seed is None else arguments[2:])]
     if len(paths) != len(names):
-        sys.exit(f"usage: python stages/{stage.__name__}.py [--seed N] {' '.join(name.upper() for name in names)}")
+        sys.exit(f"usage: python stages/{stage.__name__}.py {' '.join(name.upper() for name in names)}")
     start = start_record(paths)
     try:
         with hold_lock(Path(), "another stage here"):  # left running where DVC alone was killed
