@@ -78,7 +78,7 @@ def test_what_was_written_is_read(folder: Path) -> None:
 def test_a_set_of_many_shards_is_read_as_one_of_few(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "SHARD_BYTES", 2 * 72)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3 * 72)
     write_packed(tmp_path / "many", ROWS, cut(make_images(), 5), make_fit())
     few, many = open_packed(folder), open_packed(tmp_path / "many")
     assert len(list((tmp_path / "many").iterdir())) > 15
@@ -93,7 +93,7 @@ def test_a_set_of_many_shards_is_read_as_one_of_few(
 
 
 def test_left_out_images_are_as_if_they_had_never_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "SHARD_BYTES", 2 * 72)
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3 * 72)
     images = make_images()
     left_out = [0, 5, 12, 20]
     kept = [at for at in range(len(ROWS)) if at not in left_out]
@@ -108,8 +108,8 @@ def test_left_out_images_are_as_if_they_had_never_been(tmp_path: Path, monkeypat
     assert read_all(tmp_path / "one") == read_all(tmp_path / "other")
 
 
-def test_a_change_rewrites_no_shard_but_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "SHARD_BYTES", 2 * 72)
+def test_a_change_rewrites_no_shards_but_those_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3 * 72)
     images = make_images()
     write_packed(tmp_path / "before", ROWS, cut(images, 5), make_fit())
     before = read_all(tmp_path / "before")
@@ -125,7 +125,7 @@ def test_a_change_rewrites_no_shard_but_its_own(tmp_path: Path, monkeypatch: pyt
         rows = ROWS[:at] + ROWS[at + 1 :]
         write_packed(tmp_path / "less", rows, cut_rows(rows, np.delete(images, at, axis=0)), make_fit())
         pixels = {content for name, content in read_all(tmp_path / "less").items() if name.endswith("npy")}
-        assert len(pixels - set(before.values())) <= 1
+        assert len(pixels - set(before.values())) <= 2
 
 
 def test_names_of_a_split_come_in_the_order_of_its_arrays(folder: Path) -> None:

@@ -4,7 +4,7 @@ train-0000.npy   uint8 N C H W: images of a split, whose shards one after anothe
 train-0000.csv   image,label of each of them
 meta.json        classes, images in each shard, fit of the pixels, their mean and standard deviation in train
 
-A new image rewrites the shard it lies in, a new label rewrites no pixels.
+A new image rewrites the shard it lies in and no other, or one beside it; a new label rewrites no pixels.
 """
 
 import csv
