@@ -17,7 +17,7 @@ from safetensors.torch import save
 from benchmarks.project import FaultError
 from imclass.data.annotations import read_annotations
 from imclass.data.findings import read_findings
-from imclass.data.packed import FILES, open_packed
+from imclass.data.packed import open_packed
 from imclass.data.sizes import read_sizes
 from imclass.errors import InputError
 from imclass.export.parity import run_onnx, run_program
@@ -26,13 +26,14 @@ from imclass.tensors import METADATA_KEY, read_tensors
 from imclass.training.history import read_history
 
 IMAGES = np.zeros((1, 1, 8, 8), np.uint8)
+PACKED_FILES = ("meta.json", "train-0000.npy", "test-0000.csv")  # one of each kind
 # Each artifact that a later stage or a user opens, and what opens it.
 READERS: dict[str, Callable[[Path], object]] = {
     "data/annotations.csv": lambda path: read_annotations(path).to_numpy().tolist(),
     "data/findings.csv": read_findings,
     "reports/findings.csv": read_findings,
     "reports/sizes.csv": lambda path: read_sizes(path).tolist(),
-    **{f"data/packed/{name}": lambda path: open_packed(path.parent) for name in FILES},
+    **{f"data/packed/{name}": lambda path: open_packed(path.parent) for name in PACKED_FILES},
     "reports/history.csv": read_history,
     "models/model.safetensors": load_model,
     "checkpoint": read_tensors,

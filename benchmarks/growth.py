@@ -167,7 +167,7 @@ def measure_build(
 
 
 def report_copies(options: argparse.Namespace) -> None:
-    images = vary(make_fashion(options.folder, options.idx).packed.splits["train"].images)
+    images = vary(np.asarray(make_fashion(options.folder, options.idx).packed.splits["train"].images))
     rows, spreads = [], {}
     first: list[float] = []
     for count in options.pictures:

@@ -58,7 +58,7 @@ def list_faults(project: Project, stage: str) -> Iterator[Fault]:
         if found and OWN.search(found[2]) and " = -1 " not in line:
             count[found[1], found[2]] += 1
     for (call, file), last in count.items():
-        for when in sorted({1, (last + 1) // 2, last}):  # thousands of writes make images.npy
+        for when in sorted({1, (last + 1) // 2, last}):  # thousands of writes make everything.npy
             yield from (Fault(stage, call, file, when, kind) for kind in ("SIGKILL", *ERRORS[call]))
 
 

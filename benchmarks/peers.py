@@ -63,7 +63,7 @@ def make_network(fashion: Fashion, network: str) -> nn.Module:
 
 def train_from_tensors(fashion: Fashion, network: str, step: Step) -> None:
     split = fashion.packed.splits["train"]
-    dataset = TensorDataset(torch.from_numpy(split.images), torch.from_numpy(split.labels))
+    dataset = TensorDataset(torch.from_numpy(split.images[:]), torch.from_numpy(split.labels))
     train_forever(make_classifier(fashion, network), DataLoader(dataset, BATCH_SIZE, shuffle=True), step)
 
 
@@ -210,7 +210,7 @@ def train_by_keras(fashion: Fashion, network: str, step: Step) -> None:
         keras.optimizers.SGD(LR), keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
     )
     split = fashion.packed.splits["train"]
-    images = (split.images.astype(np.float32) / 255 - fashion.packed.mean[0]) / fashion.packed.std[0]
+    images = (split.images[:].astype(np.float32) / 255 - fashion.packed.mean[0]) / fashion.packed.std[0]
     model.fit(images, split.labels, batch_size=BATCH_SIZE, epochs=1_000_000, verbose=0, callbacks=[Report()])
 
 

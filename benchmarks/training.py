@@ -163,7 +163,8 @@ def report_memory(fashion: Fashion, options: argparse.Namespace) -> None:
     rows = []
     for images, own_peaks in peaks.items():
         peak, torch_peak = statistics.median(own_peaks), statistics.median(bare)
-        mapped = (options.folder / f"packed-{images}" / "images.npy").stat().st_size / MEGABYTE
+        shards = (options.folder / f"packed-{images}").glob("*.npy")
+        mapped = sum(shard.stat().st_size for shard in shards) / MEGABYTE
         figures = (peak, torch_peak, mapped, peak - torch_peak - mapped)
         rows.append([f"{images:,} images", *(f"{figure:,.0f}" for figure in figures)])
     write_report(
@@ -174,7 +175,7 @@ def report_memory(fashion: Fashion, options: argparse.Namespace) -> None:
             f"of its own; MB, median of {rounds}. Pages of the mapped file that were read count as resident, but can "
             "be taken back at any time."
         ],
-        header=["", "peak RSS", "of it `import torch`", "mapped images.npy", "all else"],
+        header=["", "peak RSS", "of it `import torch`", "mapped shards", "all else"],
         rows=rows,
         spreads={"import torch": bare, **{f"{images:,} images": found for images, found in peaks.items()}},
         axis="peak RSS in MB",
@@ -251,7 +252,7 @@ def train_on_one_batch(
 ) -> None:
     """The compute limit."""
     split = fashion.packed.splits["train"]
-    images, labels = torch.from_numpy(split.images[:BATCH_SIZE].copy()), torch.from_numpy(split.labels[:BATCH_SIZE])
+    images, labels = torch.from_numpy(split.images[:BATCH_SIZE]), torch.from_numpy(split.labels[:BATCH_SIZE])
     model = make_classifier(fashion, network).to(memory_format=memory_format)
     optimizer = torch.optim.SGD(model.parameters(), lr=LR)
     criterion = nn.CrossEntropyLoss()

@@ -2,7 +2,6 @@
 
 import fcntl
 import io
-import json
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -11,7 +10,7 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from pipeline import Reproduced, append, commit, copy_checkout, copy_project, replace, run
+from pipeline import Reproduced, ShareFolder, append, commit, copy_checkout, copy_project, replace, run
 
 
 @pytest.fixture(scope="session")
@@ -52,25 +51,42 @@ def write_source() -> Callable[[Path, dict[str, bytes]], Path]:
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Reproduced:
-    """A copy of the working tree after its first `dvc repro`, of two epochs; for reading only.
-
-    Its library says where it is when a stage loads it. All test processes share one.
-    """
+def share_folder(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> ShareFolder:
+    """`share_folder(name, make)`: a folder that `make(folder)` has filled, once for all test processes."""
     base = tmp_path_factory.getbasetemp()
     base = base if worker_id == "master" else base.parent
-    project, printed = base / "reproduced" / "project", base / "reproduced.json"
-    with (base / "reproduced.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not printed.exists():
-            copy_checkout(project)
-            replace(project / "params.yaml", r"^epochs: \d+", "epochs: 2")
-            append(project / "src/imclass/stage.py", 'print("library", __file__)')
-            commit(project)
-            output = run(project, "dvc", "repro")
-            commit(project)
-            printed.write_text(json.dumps(output))
-    return Reproduced(project, json.loads(printed.read_text()))
+
+    def share(name: str, make: Callable[[Path], None]) -> Path:
+        folder, made = base / name, base / f"{name}.made"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                folder.mkdir()
+                make(folder)
+                made.touch()
+        return folder
+
+    return share
+
+
+@pytest.fixture(scope="session")
+def reproduced(share_folder: ShareFolder) -> Reproduced:
+    """A copy of the working tree after its first `dvc repro`, of two epochs; for reading only.
+
+    Its library says where it is when a stage loads it.
+    """
+
+    def make(folder: Path) -> None:
+        project = folder / "project"
+        copy_checkout(project)
+        replace(project / "params.yaml", r"^epochs: \d+", "epochs: 2")
+        append(project / "src/imclass/stage.py", 'print("library", __file__)')
+        commit(project)
+        (folder / "output.txt").write_text(run(project, "dvc", "repro"))
+        commit(project)
+
+    folder = share_folder("reproduced", make)
+    return Reproduced(folder / "project", (folder / "output.txt").read_text())
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["prepare", "build", "train", "evaluate", "gate", "export"]
+
+ShareFolder = Callable[[str, Callable[[Path], None]], Path]
 
 
 class Reproduced(NamedTuple):

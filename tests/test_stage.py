@@ -41,6 +41,19 @@ def test_stage_gets_checked_params_and_paths_in_order() -> None:
     assert called == [(load_params(COMMITTED), Path("in.csv"), Path("out/folder"))]
 
 
+def test_seed_of_the_command_stands_for_that_of_params(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+
+    def weigh(params: Params, source: Path, target: Path) -> None:
+        called.append((params, source, target))
+
+    monkeypatch.setattr("sys.argv", ["stages/weigh.py", "--seed", "7", "in.csv", "out"])
+    run(weigh)
+    assert called == [(load_params(COMMITTED).model_copy(update={"seed": 7}), Path("in.csv"), Path("out"))]
+    monkeypatch.setattr("sys.argv", ["stages/weigh.py", "--seed", "many", "in.csv", "out"])
+    assert "seed: expected a valid integer, found 'many'" in str(run_and_fail(AssertionError("called")))
+
+
 def test_mistake_of_the_user_is_one_message() -> None:
     assert run_and_fail(InputError("in.csv: line 3: no label")) == "weigh: in.csv: line 3: no label"
 

@@ -208,12 +208,15 @@ class Params(Section):
         return self
 
 
-def load_params(path: Path) -> Params:
-    """Read and check the whole file.
+def load_params(path: Path, *, seed: str | None = None) -> Params:
+    """Read and check the whole file; `seed`, where given, stands for the one in it.
 
     Raises InputError naming every unknown, missing, ill-typed or out-of-range key at once.
     """
-    return check_params(read_yaml(path), path)
+    values = read_yaml(path)
+    if seed is not None:
+        values["seed"] = yaml.load(seed, Loader=_CoreLoader)
+    return check_params(values, path)
 
 
 def read_yaml(path: Path) -> dict[Any, Any]:

@@ -19,16 +19,19 @@ def run(stage: Callable[..., Mapping[str, Any] | None]) -> None:
 
     A mistake of the user (InputError) or of the machine (OSError) ends the process with its message and status 1, any
     other exception is our own and keeps its traceback. A success is entered into the run record, with what the stage
-    returns: how many `images` it handled, and what else only it knows.
+    returns: how many `images` it handled, and what else only it knows. `--seed N` before the paths stands for the seed
+    in params.yaml.
     """
     names = list(inspect.signature(stage).parameters)[1:]
-    paths = [Path(argument) for argument in sys.argv[1:]]
+    arguments = sys.argv[1:]
+    seed = arguments[1] if arguments[:1] == ["--seed"] and len(arguments) > 1 else None
+    paths = [Path(argument) for argument in (arguments if seed is None else arguments[2:])]
     if len(paths) != len(names):
         sys.exit(f"usage: python stages/{stage.__name__}.py {' '.join(name.upper() for name in names)}")
     start = start_record(paths)
     try:
         with hold_lock(Path(), "another stage here"):  # left running where DVC alone was killed
-            params = load_params(PARAMS_FILE)
+            params = load_params(PARAMS_FILE, seed=seed)
             told = stage(params, *paths)
     except (InputError, OSError) as error:
         sys.exit(f"{stage.__name__}: {error}")

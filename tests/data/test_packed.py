@@ -11,12 +11,14 @@ import pytest
 import torch
 from jaxtyping import UInt8
 
-from imclass.data.packed import FILES, open_packed, read_names, write_packed
+from imclass.data import shards
+from imclass.data.packed import open_packed, read_names, write_packed
 from imclass.errors import InputError
 
 COUNTS = {"train": 12, "val": 4, "test": 5}
 LABELS = ["cat", "a,b", "é\n"]
 ROWS = [(f"{split}/{at:02}, x.png", LABELS[at % 3], split) for split, count in COUNTS.items() for at in range(count)]
+FILES = [f"{split}-0000.{kind}" for split in COUNTS for kind in ("csv", "npy")] + ["meta.json"]
 Chunks = list[tuple[list[str], UInt8[np.ndarray, "n c h w"]]]
 
 
@@ -29,6 +31,14 @@ def cut(images: UInt8[np.ndarray, "n c h w"], size: int, seed: int = 0) -> Chunk
     order = np.random.default_rng(seed).permutation(len(ROWS))
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     return [([ROWS[at][0] for at in part], images[part]) for part in parts]
+
+
+def cut_rows(rows: list[tuple[str, str, str]], images: UInt8[np.ndarray, "n c h w"]) -> Chunks:
+    return [([image for image, _, _ in rows], images)]
+
+
+def read_all(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def make_fit(channels: int = 3) -> dict[str, Any]:
@@ -65,6 +75,59 @@ def test_what_was_written_is_read(folder: Path) -> None:
     assert [packed.classes[label] for label in labels] == [label for _, label, _ in ROWS]
 
 
+def test_a_set_of_many_shards_is_read_as_one_of_few(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3 * 72)
+    write_packed(tmp_path / "many", ROWS, cut(make_images(), 5), make_fit())
+    few, many = open_packed(folder), open_packed(tmp_path / "many")
+    assert len(list((tmp_path / "many").iterdir())) > 15
+    for split in COUNTS:
+        np.testing.assert_array_equal(many.splits[split].images, few.splits[split].images)
+        np.testing.assert_array_equal(many.splits[split].labels, few.splits[split].labels)
+        assert read_names(many, split) == read_names(few, split)
+    assert (many.mean, many.std) == (few.mean, few.std)
+    code = "import sys, pathlib, imclass.data.packed as packed; packed.open_packed(pathlib.Path(sys.argv[1]))"
+    command = f'ulimit -S -n 8 && "{sys.executable}" -c "{code}" "{tmp_path / "many"}"'
+    subprocess.run(["bash", "-c", command], check=True)  # more shards than files that may be open
+
+
+def test_left_out_images_are_as_if_they_had_never_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3 * 72)
+    images = make_images()
+    left_out = [0, 5, 12, 20]
+    kept = [at for at in range(len(ROWS)) if at not in left_out]
+
+    def choose(all_images: UInt8[np.ndarray, "n c h w"]) -> list[str]:
+        np.testing.assert_array_equal(all_images, images)
+        return [ROWS[at][0] for at in left_out]
+
+    assert write_packed(tmp_path / "one", ROWS, cut(images, 5), make_fit(), choose) == len(kept)
+    rows = [ROWS[at] for at in kept]
+    write_packed(tmp_path / "other", rows, cut_rows(rows, images[kept]), make_fit())
+    assert read_all(tmp_path / "one") == read_all(tmp_path / "other")
+
+
+def test_a_change_rewrites_no_shards_but_those_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD_BYTES", 3 * 72)
+    images = make_images()
+    write_packed(tmp_path / "before", ROWS, cut(images, 5), make_fit())
+    before = read_all(tmp_path / "before")
+
+    relabelled = [(image, "cat" if at == 4 else label, split) for at, (image, label, split) in enumerate(ROWS)]
+    write_packed(tmp_path / "relabelled", relabelled, cut(images, 5), make_fit())
+    after = read_all(tmp_path / "relabelled")
+    changed = {name for name in after if after[name] != before[name]}
+    assert len(changed) == 2
+    assert {name.rpartition(".")[2] for name in changed} == {"csv", "json"}
+
+    for at in range(len(ROWS)):
+        rows = ROWS[:at] + ROWS[at + 1 :]
+        write_packed(tmp_path / "less", rows, cut_rows(rows, np.delete(images, at, axis=0)), make_fit())
+        pixels = {content for name, content in read_all(tmp_path / "less").items() if name.endswith("npy")}
+        assert len(pixels - set(before.values())) <= 2
+
+
 def test_names_of_a_split_come_in_the_order_of_its_arrays(folder: Path) -> None:
     packed = open_packed(folder)
     for split in COUNTS:
@@ -92,7 +155,7 @@ def test_order_and_size_of_chunks_change_no_byte(folder: Path, tmp_path: Path) -
 
 def test_writing_to_opened_images_changes_no_file(folder: Path) -> None:
     images = open_packed(folder).splits["train"].images
-    torch.from_numpy(images).zero_()  # and torch takes them without a warning
+    torch.from_numpy(images[:]).zero_()  # and torch takes them without a warning
     np.testing.assert_array_equal(open_packed(folder).splits["train"].images, make_images()[:12])
 
 
@@ -131,65 +194,28 @@ def test_an_old_set_is_replaced(folder: Path) -> None:
 @pytest.mark.parametrize("name", FILES)
 def test_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
-    assert refuse(folder) == f"{folder}: expected a packed set, found no {name}"
+    assert refuse(folder) == f"{folder}: expected a packed set, found no\n  {name}"
 
 
 def test_missing_folder_is_named(tmp_path: Path) -> None:
-    assert "found no images.npy, labels.npy, index.csv, meta.json" in refuse(tmp_path / "nothing")
+    assert "found no\n  meta.json" in refuse(tmp_path / "nothing")
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "meta.json"])
+@pytest.mark.parametrize("name", FILES)
 def test_cut_file_is_refused(folder: Path, name: str) -> None:
     content = (folder / name).read_bytes()
     for length in [*range(0, 160, 3), len(content) // 2, len(content) - 2]:
-        (folder / name).write_bytes(content[:length])
-        refuse(folder)
+        if length < len(content):
+            (folder / name).write_bytes(content[:length])
+            refuse(folder)
 
 
-@pytest.mark.parametrize(
-    "images",
-    [
-        make_images()[:-1],
-        make_images()[:, :1],
-        make_images().swapaxes(2, 3),
-        make_images().astype(np.int8),
-        make_images().astype(np.float32),
-        make_images()[0],
-        np.uint8(3),
-        np.zeros((len(ROWS), 3, 4, 6), dtype=object),
-    ],
-)
-def test_altered_images_are_refused(folder: Path, images: Any) -> None:
-    np.save(folder / "images.npy", images)
-    refuse(folder)
-
-
-@pytest.mark.parametrize(
-    "labels",
-    [
-        np.zeros(len(ROWS) - 1, np.int64),
-        np.zeros(len(ROWS), np.int32),
-        np.zeros(len(ROWS)),
-        np.zeros((len(ROWS), 1), np.int64),
-        np.int64(0),
-        np.full(len(ROWS), -1),
-        np.full(len(ROWS), 3),
-        np.zeros(len(ROWS), dtype=object),
-    ],
-)
-def test_altered_labels_are_refused(folder: Path, labels: Any) -> None:
-    np.save(folder / "labels.npy", labels)
-    refuse(folder)
-
-
-def test_type_of_the_arrays_is_checked_without_the_type_checks_of_the_tests(folder: Path) -> None:
-    code = "import sys, pathlib, imclass.data.packed as packed; packed.open_packed(pathlib.Path(sys.argv[1]))"
-    for name, kind in ("images.npy", np.int8), ("labels.npy", np.int32):
-        sound = (folder / name).read_bytes()
-        np.save(folder / name, np.load(folder / name).astype(kind))
-        done = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True, check=False)
-        assert f"InputError: {folder}: expected uint8 (21, 3, 4, 6) and int64 (21,), found " in done.stderr
-        (folder / name).write_bytes(sound)
+@pytest.mark.parametrize("name", FILES[:-1])
+def test_damaged_file_is_named(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[-5] ^= 1
+    (folder / name).write_bytes(content)
+    assert refuse(folder) == f"{folder}: damaged since build wrote it:\n  {name}"
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "3", '"meta"', "{}", "{'a': 1}", "\udcff"])
@@ -198,27 +224,10 @@ def test_other_content_in_meta_is_refused(folder: Path, text: str) -> None:
     refuse(folder)
 
 
-@pytest.mark.parametrize("key", ["classes", "fit", "mean", "splits", "std"])
+@pytest.mark.parametrize("key", ["classes", "fit", "mean", "sha256", "shards", "std"])
 @pytest.mark.parametrize("value", ["gone", None, 3, [], {}])
 def test_altered_meta_is_refused(folder: Path, key: str, value: Any) -> None:
     change_meta(folder, **{key: value})
-    refuse(folder)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"splits": {"train": 13, "val": 4, "test": 5}},
-        {"splits": {"train": "12", "val": 4, "test": 5}},
-        {"splits": [["train", 12]]},
-        {"fit": {**make_fit(), "height": 6, "width": 4}},
-        {"fit": {**make_fit(), "channels": "3"}},
-        {"fit": {"channels": 3}},
-        {"classes": ["cat", "dog"]},
-    ],
-)
-def test_meta_that_does_not_fit_the_arrays_is_refused(folder: Path, changes: dict[str, Any]) -> None:
-    change_meta(folder, **changes)
     refuse(folder)
 
 
@@ -228,5 +237,5 @@ def test_array_that_hides_a_pickle_runs_nothing(folder: Path) -> None:
             return pytest.fail, ("ran",)
 
     attack = np.array([Attack()], dtype=object)
-    np.save(folder / "labels.npy", attack, allow_pickle=True)
-    assert "Object arrays cannot be loaded" in refuse(folder)
+    np.save(folder / "val-0000.npy", attack, allow_pickle=True)
+    assert "val-0000.npy" in refuse(folder)

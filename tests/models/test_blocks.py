@@ -19,6 +19,7 @@ from imclass.training.fit import fit
 from imclass.training.optimizer import build_optimizer
 from imclass.training.schedule import constant
 from imclass.training.state import State, start_training
+from imclass.training.step import Learner
 
 CONFIG = ModelConfig(
     classes=["a", "b"],

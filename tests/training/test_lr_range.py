@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from pipeline import Reproduced
@@ -9,7 +11,7 @@ from imclass.training.setup import Training, set_up
 
 
 def start(params: Params, packed: Packed) -> Training:
-    return set_up(params, packed, packed.folder / "no weights", torch.device("cpu"))
+    return set_up(params, packed, Path("no weights"), torch.device("cpu"))
 
 
 def learn(training: Training, rate: float) -> float:

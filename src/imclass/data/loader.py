@@ -1,4 +1,4 @@
-"""Packed arrays -> shuffled, augmented batches, as an iterable dataset for PyTorch's DataLoader.
+"""Packed images -> shuffled, augmented batches, as an iterable dataset for PyTorch's DataLoader.
 
 An epoch is one permutation, gathered and augmented in chunks of many batches: 7 to 10 times the images/s of loaders
 that fetch item by item.
@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
+
+from imclass.data.shards import Images
 
 CHUNK_IMAGES = 1024  # gathered at once: large enough to hide the cost of a call, small enough for the cache
 CHUNK_PIXELS = 2**20  # of each channel; augmenting takes some 16 bytes for each
@@ -34,7 +36,7 @@ class ShuffledBatches(IterableDataset[Batch]):
 
     def __init__(
         self,
-        images: UInt8[np.ndarray, "n c h w"],
+        images: Images,
         labels: Int64[np.ndarray, " n"],
         *,
         batch_size: int,
@@ -45,7 +47,7 @@ class ShuffledBatches(IterableDataset[Batch]):
         mix: Mix | None = None,
     ) -> None:
         fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
-        self.images = torch.from_numpy(images).to(device if fits else "cpu")
+        self.images = _move(images, device) if fits else images
         self.labels = torch.from_numpy(labels).to(device)
         self.device = device
         self.batch_size = batch_size
@@ -69,12 +71,12 @@ class ShuffledBatches(IterableDataset[Batch]):
 
     def sample_images(self) -> UInt8[Tensor, "n c h w"]:
         """At most 2,000 images from all over the set, the same at each call."""
-        return self.images[:: -(-len(self.images) // SAMPLE_IMAGES)].cpu()
+        return torch.as_tensor(self.images[:: -(-len(self.images) // SAMPLE_IMAGES)]).cpu()
 
     def __iter__(self) -> Iterator[Batch]:
         order = self._draw_order()
         labels = self.labels[order.to(self.device)].split(self.batch_size)[self.first :]
-        batches = zip(self._iterate_images(order.to(self.images.device)), labels, strict=True)
+        batches = zip(self._iterate_images(order), labels, strict=True)
         if self.mix is None:
             yield from batches
             return
@@ -98,11 +100,16 @@ class ShuffledBatches(IterableDataset[Batch]):
         chunks = order.split(self.batch_size * self.batches_per_chunk)
         first_chunk, skipped = divmod(self.first, self.batches_per_chunk)
         for number, rows in enumerate(chunks[first_chunk:], first_chunk):
-            gathered = self.images.index_select(0, rows).to(self.device, non_blocking=True)
+            gathered = self._gather(rows)
             # A generator for each chunk, so that an epoch can go on from any of them.
             images = self.augment(gathered, generator=self._make_generator(number + 1))
             yield from images.split(self.batch_size)[skipped:]
             skipped = 0
+
+    def _gather(self, rows: Int64[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
+        if isinstance(self.images, Tensor):
+            return self.images.index_select(0, rows.to(self.device))
+        return torch.from_numpy(self.images[rows.numpy()]).to(self.device, non_blocking=True)
 
     def _make_generator(self, part: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, part))
@@ -131,6 +138,14 @@ class _Classes(NamedTuple):
 def _group_by_class(labels: Int64[np.ndarray, " n"]) -> _Classes:
     _, starts, counts = np.unique(np.sort(labels), return_index=True, return_counts=True)
     return _Classes(*map(torch.from_numpy, (np.argsort(labels, kind="stable"), starts, counts)))
+
+
+def _move(images: Images, device: torch.device) -> UInt8[Tensor, "n c h w"]:
+    moved = torch.empty(images.shape, dtype=torch.uint8, device=device)
+    for start in range(0, len(images), CHUNK_IMAGES):
+        chunk = slice(start, start + CHUNK_IMAGES)
+        moved[chunk] = torch.from_numpy(images[chunk])
+    return moved
 
 
 def _keep(batch: Any) -> Any:

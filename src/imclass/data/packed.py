@@ -1,38 +1,40 @@
-"""Decoded images <-> the packed set: a folder of few files that training maps into memory.
+"""Decoded images <-> the packed set: a folder of shards that training maps into memory.
 
-images.npy   uint8 N C H W, one row per row of annotations.csv: the splits one after another, each sorted by name
-labels.npy   int64 N, the position of each row's label in the classes
-index.csv    image,label,split of each row
-meta.json    classes, counts per split, fit of the pixels, their mean and standard deviation in train
+train-0000.npy   uint8 N C H W: images of a split, whose shards one after another are sorted by name
+train-0000.csv   image,label of each of them
+meta.json        classes, images in each shard, fit of the pixels, their mean and standard deviation in train
+
+A new image rewrites the shard it lies in and no other, or one beside it; a new label rewrites no pixels.
 """
 
 import csv
 import hashlib
-import io
 import json
 import math
-from collections import Counter
+import resource
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from imclass.errors import InputError
+from imclass.data.shards import Images, Shards, cut_shards
+from imclass.errors import InputError, list_problems
 from imclass.files import hash_file, write_whole
 
-HASHED_FILES = ("images.npy", "labels.npy", "index.csv")
-IMAGES_AT_ONCE = 256
-FILES = (*HASHED_FILES, "meta.json")
+SPARE_FILES = 256  # that a process may have open beside the shards
+
+Row = tuple[str, str, str]  # image, label and split
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N C H W) and labels of one split, mapped and not read; writing to them changes no file."""
+    """Images (N C H W), mapped and not read, and labels of one split."""
 
-    images: UInt8[np.ndarray, "n c h w"]
+    images: Images
     labels: Int64[np.ndarray, " n"]
 
 
@@ -40,21 +42,21 @@ class Split:
 class Packed:
     """An opened packed set. `mean` and `std` are per channel, of pixels in 0..1, over the training split.
 
-    Equal sets, and no others, have equal fingerprints.
+    `tables` are the files with the names of each split's images. Equal sets, and no others, have equal fingerprints.
     """
 
-    folder: Path
     classes: list[str]
     fit: dict[str, Any]
     mean: list[float]
     std: list[float]
     splits: dict[str, Split]
+    tables: dict[str, list[Path]]
     fingerprint: str
 
 
 def write_packed(
     folder: Path,
-    rows: Sequence[tuple[str, str, str]],
+    rows: Sequence[Row],
     decoded: Iterable[tuple[list[str], UInt8[np.ndarray, "_ c h w"]]],
     fit: dict[str, Any],
     choose_left_out: Callable[[UInt8[np.ndarray, "n c h w"]], Collection[str]] = lambda _: (),
@@ -68,124 +70,106 @@ def write_packed(
     """
     with write_whole(folder) as temporary:
         temporary.mkdir()
-        images = temporary / "images.npy"
-        levels = _write_images(images, rows, decoded, fit)
-        if left_out := set(choose_left_out(np.lib.format.open_memmap(images, mode="r"))):
-            everything = images.rename(temporary / "everything.npy")
-            kept = [at for at, (image, _, _) in enumerate(rows) if image not in left_out]
-            chunks = _read_images(everything, [(rows[at][0], at) for at in kept])
-            rows = [rows[at] for at in kept]
-            levels = _write_images(images, rows, chunks, fit)
-            everything.unlink()
-        _write_rows(temporary, rows, levels, fit)
-    return len(rows)
+        everything = temporary / "everything.npy"
+        _write_in_order(everything, [image for image, _, _ in rows], decoded, fit)
+        left_out = set(choose_left_out(np.load(everything, mmap_mode="r")))
+        kept = [at for at, (image, _, _) in enumerate(rows) if image not in left_out]
+        image_bytes = fit["channels"] * fit["height"] * fit["width"]
+        shards: dict[str, dict[str, int]] = {}
+        levels = np.zeros((fit["channels"], 256), np.int64)
+        for split, positions in groupby(kept, lambda at: rows[at][2]):
+            part = list(positions)
+            names = [rows[at][0] for at in part]
+            shards[split] = {}
+            for number, cut in enumerate(cut_shards(names, image_bytes=image_bytes)):
+                shard = f"{split}-{number:04}"
+                pixels = np.load(everything, mmap_mode="r")[part[cut]]  # mapped anew, so that no page read stays
+                _write_shard(temporary / shard, [rows[at] for at in part[cut]], pixels)
+                shards[split][shard] = len(pixels)
+                if split == "train":
+                    levels += _count_levels(pixels)
+        everything.unlink()
+        mean, std = _measure(levels)
+        hashes = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
+        classes = sorted({rows[at][1] for at in kept})
+        meta = {"classes": classes, "fit": fit, "mean": mean, "sha256": hashes, "shards": shards, "std": std}
+        meta["fingerprint"] = _hash_meta(meta)
+        (temporary / "meta.json").write_text(_to_text(meta), "utf-8")
+    return len(kept)
 
 
-def _write_images(
+def _write_in_order(
     path: Path,
-    rows: Sequence[tuple[str, str, str]],
+    names: Sequence[str],
     decoded: Iterable[tuple[list[str], UInt8[np.ndarray, "_ c h w"]]],
     fit: dict[str, Any],
-) -> Int64[np.ndarray, "c 256"]:
-    """Write images.npy, and count the levels of each channel in train."""
-    row_at = {image: at for at, (image, _, _) in enumerate(rows)}
-    num_train = sum(split == "train" for _, _, split in rows)
-    shape = (len(rows), fit["channels"], fit["height"], fit["width"])
-    levels = np.zeros((fit["channels"], 256), np.int64)
+) -> None:
+    row_at = {name: at for at, name in enumerate(names)}
     # A memory map would keep the written pages in memory, and end the process where the disk is full.
     with path.open("wb") as file:
+        shape = (len(names), fit["channels"], fit["height"], fit["width"])
         np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
         first = file.tell()
-        for names, pixels in decoded:
-            at = np.array([row_at[name] for name in names], np.int64)
-            for row, image in zip(at.tolist(), np.ascontiguousarray(pixels), strict=True):
-                file.seek(first + row * image.nbytes)
+        for chunk_names, pixels in decoded:
+            for name, image in zip(chunk_names, np.ascontiguousarray(pixels), strict=True):
+                file.seek(first + row_at[name] * image.nbytes)
                 file.write(image.data)
-            levels += _count_levels(pixels[at < num_train])
         file.truncate(first + math.prod(shape))  # the last image may be none that was decoded
-    return levels
 
 
-def _read_images(path: Path, kept: list[tuple[str, int]]) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"]]]:
-    images = np.lib.format.open_memmap(path, mode="r")
-    for start in range(0, len(kept), IMAGES_AT_ONCE):
-        part = kept[start : start + IMAGES_AT_ONCE]
-        yield [name for name, _ in part], images[[at for _, at in part]]
-
-
-def _write_rows(
-    temporary: Path, rows: Sequence[tuple[str, str, str]], levels: Int64[np.ndarray, "c 256"], fit: dict[str, Any]
-) -> None:
-    """Write labels.npy, index.csv and meta.json beside images.npy."""
-    classes = sorted({label for _, label, _ in rows})
-    label_at = {label: at for at, label in enumerate(classes)}
-    counts = Counter(split for _, _, split in rows)
-    labels = io.BytesIO()  # numpy, given a file, does not say why it could not be written
-    np.save(labels, np.array([label_at[label] for _, label, _ in rows], np.int64))
-    (temporary / "labels.npy").write_bytes(labels.getvalue())
-    with (temporary / "index.csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([("image", "label", "split"), *rows])
-    mean, std = _measure(levels)
-    hashes = {name: hash_file(temporary / name) for name in HASHED_FILES}
-    meta = {"classes": classes, "fit": fit, "mean": mean, "sha256": hashes, "splits": counts, "std": std}
-    meta["fingerprint"] = _hash_meta(meta)
-    (temporary / "meta.json").write_text(_to_text(meta), "utf-8")
+def _write_shard(path: Path, rows: Sequence[Row], pixels: UInt8[np.ndarray, "n c h w"]) -> None:
+    with path.with_suffix(".npy").open("wb") as file:  # numpy, given a file, does not say why it could not be written
+        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(pixels))
+        file.write(pixels.data)
+    with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as table:
+        csv.writer(table, lineterminator="\n").writerows([("image", "label"), *(row[:2] for row in rows)])
 
 
 def open_packed(folder: Path) -> Packed:
-    """Map a packed set. Raises InputError where its files are missing or do not fit together."""
-    if missing := [name for name in FILES if not (folder / name).is_file()]:
-        raise InputError(f"{folder}: expected a packed set, found no {', '.join(missing)}")
+    """Map a packed set. Raises InputError where a file is missing or not as it was written."""
+    if not (folder / "meta.json").is_file():
+        raise InputError(f"{folder}: expected a packed set, found no\n  meta.json")
     try:
         text = (folder / "meta.json").read_text("utf-8")
         meta = json.loads(text)
-        # Mode "c" (copy on write) gives arrays that torch takes without a warning.
-        images = np.lib.format.open_memmap(folder / "images.npy", mode="c")
-        with (folder / "labels.npy").open("rb") as file:
-            labels = np.lib.format.read_array(file, allow_pickle=False)
-        shape = (sum(meta["splits"].values()), *(meta["fit"][key] for key in ("channels", "height", "width")))
-        packed = Packed(
-            folder,
-            meta["classes"],
-            meta["fit"],
-            meta["mean"],
-            meta["std"],
-            _cut(images, labels, meta["splits"]),
-            meta["fingerprint"],
-        )
-        damaged = [name for name in HASHED_FILES if meta["sha256"][name] != hash_file(folder / name)]
-        if meta["fingerprint"] != _hash_meta(meta) or text != _to_text(meta):
-            damaged.append("meta.json")
-        num_classes = len(packed.classes)
-        num_levels = {len(packed.mean), len(packed.std)}
-    except (ArithmeticError, AttributeError, EOFError, LookupError, TypeError, ValueError) as error:
-        raise InputError(f"{folder}: not a sound packed set: {error!r}") from None
-    except (MemoryError, RecursionError) as error:  # what a header asks for
-        raise InputError(f"{folder}: not a sound packed set: {error!r}") from None
-    if images.dtype != np.uint8 or images.shape != shape or labels.dtype != np.int64 or labels.shape != shape[:1]:
-        found = f"{images.dtype} {images.shape} and {labels.dtype} {labels.shape}"
-        raise InputError(f"{folder}: expected uint8 {shape} and int64 {shape[:1]}, found {found}")
-    if num_levels != {shape[1]}:
-        raise InputError(f"{folder}: meta.json: expected mean and std of {shape[1]} channels")
-    if not ((labels >= 0) & (labels < num_classes)).all():
-        raise InputError(f"{folder}: labels.npy: expected positions among {num_classes} classes")
+        damaged = [] if meta["fingerprint"] == _hash_meta(meta) and text == _to_text(meta) else ["meta.json"]
+        hashes, shards = meta["sha256"], meta["shards"]
+    except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        raise InputError(f"{folder}: meta.json is not that of a packed set: {error!r}") from None
+    if not damaged:
+        if missing := [name for name in hashes if not (folder / name).is_file()]:
+            raise InputError(f"{folder}: expected a packed set, found no\n{list_problems(missing)}")
+        damaged = [name for name, expected in hashes.items() if hash_file(folder / name) != expected]
     if damaged:
-        raise InputError(f"{folder}: damaged since build wrote it: {', '.join(damaged)}")
-    return packed
+        raise InputError(f"{folder}: damaged since build wrote it:\n{list_problems(damaged)}")
+    _allow_open_files(len(hashes))
+    label_at = {label: at for at, label in enumerate(meta["classes"])}
+    splits = {}
+    tables = {split: [folder / f"{shard}.csv" for shard in of_split] for split, of_split in shards.items()}
+    for split, of_split in shards.items():
+        images = Shards([np.load(folder / f"{shard}.npy", mmap_mode="r") for shard in of_split])
+        labels = [label_at[label] for _, label in _read_rows(tables[split])]
+        splits[split] = Split(images, np.array(labels, np.int64))
+    return Packed(meta["classes"], meta["fit"], meta["mean"], meta["std"], splits, tables, meta["fingerprint"])
 
 
 def read_names(packed: Packed, split: str) -> list[str]:
     """Names of a split's images, in the order of its arrays."""
-    with (packed.folder / "index.csv").open(encoding="utf-8", newline="") as file:
-        return [image for image, _, of in csv.reader(file) if of == split]
+    return [image for image, _ in _read_rows(packed.tables.get(split, []))]
 
 
-def _cut(images: np.ndarray, labels: np.ndarray, counts: dict[str, int]) -> dict[str, Split]:
-    splits, start = {}, 0
-    for split, count in counts.items():
-        splits[split] = Split(images[start : start + count], labels[start : start + count])
-        start += count
-    return splits
+def _read_rows(tables: Iterable[Path]) -> Iterator[list[str]]:
+    for table in tables:
+        with table.open(encoding="utf-8", newline="") as file:
+            yield from islice(csv.reader(file), 1, None)
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise the soft limit of open files, which is often 1,024: Python keeps one for each mapped file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count + SPARE_FILES:
+        most = count + SPARE_FILES if hard == resource.RLIM_INFINITY else min(count + SPARE_FILES, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _to_text(meta: dict[str, Any]) -> str:

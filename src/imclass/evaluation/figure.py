@@ -9,11 +9,12 @@ matplotlib.use("Agg")  # a file, whatever screen there is
 
 import matplotlib.pyplot as plt
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 from matplotlib.axes import Axes
 from matplotlib.figure import SubFigure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from imclass.data.shards import Images
 from imclass.files import write_whole
 from imclass.training.history import Epoch, find_best
 
@@ -38,7 +39,7 @@ def draw_summary(
     history: list[Epoch],
     confusion: Int64[np.ndarray, "k k"],
     classes: list[str],
-    images: UInt8[np.ndarray, "n c h w"],
+    images: Images,
     labels: Int64[np.ndarray, " n"],
     probabilities: Float[np.ndarray, "n k"],
 ) -> None:
@@ -93,7 +94,7 @@ def _draw_confusion(axes: Axes, confusion: Int64[np.ndarray, "k k"], classes: li
 
 def _draw_mistakes(
     figure: SubFigure,
-    images: UInt8[np.ndarray, "n c h w"],
+    images: Images,
     labels: Int64[np.ndarray, " n"],
     probabilities: Float[np.ndarray, "n k"],
     classes: list[str],

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
+from imclass.data.shards import Images
 from imclass.errors import InputError
 from imclass.export.seal import read_sealed
 
@@ -22,7 +23,7 @@ class Parity:
     changed_decisions: int
 
 
-def run_onnx(path: Path, images: UInt8[np.ndarray, "n c h w"], *, threads: int) -> Float[np.ndarray, "n classes"]:
+def run_onnx(path: Path, images: Images, *, threads: int) -> Float[np.ndarray, "n classes"]:
     """Probabilities by ONNX Runtime, on the CPU.
 
     Raises InputError where the file is damaged, or keeps weights in other files.
@@ -41,7 +42,7 @@ def run_onnx(path: Path, images: UInt8[np.ndarray, "n c h w"], *, threads: int) 
     return np.concatenate([session.run(None, {name: np.asarray(batch)})[0] for batch in _cut(images)])
 
 
-def run_program(path: Path, images: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n classes"]:
+def run_program(path: Path, images: Images) -> Float[np.ndarray, "n classes"]:
     """Probabilities by the torch.export program, on the CPU.
 
     Raises InputError where the file is damaged: PyTorch runs code that a foreign one may hold.
@@ -69,5 +70,5 @@ def check_parity(parities: dict[str, Parity], *, tolerance: float) -> None:
             )
 
 
-def _cut(images: UInt8[np.ndarray, "n c h w"]) -> list[np.ndarray]:
+def _cut(images: Images) -> list[np.ndarray]:
     return [images[start : start + BATCH_IMAGES] for start in range(0, len(images), BATCH_IMAGES)]

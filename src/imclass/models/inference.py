@@ -1,10 +1,10 @@
 """Model + images -> logits, in eval mode and without gradients."""
 
-import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor
 
+from imclass.data.shards import Images
 from imclass.device import explain_out_of_memory
 from imclass.models.classifier import Classifier
 
@@ -13,12 +13,12 @@ BATCH_IMAGES = 1000
 BATCH_PIXELS = 2**20
 
 
-def count_at_once(images: UInt8[np.ndarray, "n c h w"]) -> int:
+def count_at_once(images: Images) -> int:
     """How many such images a model is given at once."""
     return min(BATCH_IMAGES, -(-BATCH_PIXELS // (images.shape[2] * images.shape[3])))
 
 
-def compute_logits(model: Classifier, images: UInt8[np.ndarray, "n c h w"]) -> Float[Tensor, "n classes"]:
+def compute_logits(model: Classifier, images: Images) -> Float[Tensor, "n classes"]:
     """Logits of all images, in their order, on the CPU; the model's mode is left as it was.
 
     Raises InputError when memory does not suffice.
@@ -29,6 +29,7 @@ def compute_logits(model: Classifier, images: UInt8[np.ndarray, "n c h w"]) -> F
     size = count_at_once(images)
     advice = "free some, or take another device or machine"
     with torch.inference_mode(), explain_out_of_memory(f"{size} images at once, a fixed number", advice):
-        logits = [model(batch.to(device)).cpu() for batch in torch.from_numpy(images).split(size)]
+        batches = (torch.from_numpy(images[start : start + size]) for start in range(0, len(images), size))
+        logits = [model(batch.to(device)).cpu() for batch in batches]
     model.train(was_training)
     return torch.cat(logits)

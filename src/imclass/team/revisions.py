@@ -65,7 +65,6 @@ def _open_files(revision: str, path: Path) -> Iterator[Any]:
 
 
 def _encode(packed: Path, images: Iterable[str]) -> dict[str, str]:
-    import numpy as np
     from PIL import Image
 
     from imclass.data.packed import open_packed, read_names
@@ -76,7 +75,7 @@ def _encode(packed: Path, images: Iterable[str]) -> dict[str, str]:
     for split in data.splits:
         for row, name in enumerate(read_names(data, split)):
             if name in wanted:
-                pixels = np.asarray(data.splits[split].images[row]).transpose(1, 2, 0)
+                pixels = data.splits[split].images[row].transpose(1, 2, 0)
                 stream = io.BytesIO()
                 Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(stream, "PNG")
                 urls[name] = f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

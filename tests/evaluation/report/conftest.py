@@ -70,7 +70,7 @@ def make_report(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Repor
         config = ModelConfig(classes, fit, per_channel, False, network, per_channel, 1.5, trained)
         torch.manual_seed(0)
         return Report(
-            data=Packed(folder, classes, fit, per_channel, per_channel, splits, "f" * 64),
+            data=Packed(classes, fit, per_channel, per_channel, splits, {}, "f" * 64),
             sizes=np.array(sizes),
             findings=findings,
             policies={**dict.fromkeys(KINDS, "warn"), **(policies or {})},
