@@ -178,6 +178,15 @@ def test_odd_text_is_found(tmp_path: Path, write_source: WriteSource, odd: str) 
     ]
 
 
+@pytest.mark.parametrize(
+    "odd", ["../cat/1.png", "/cat/1.png", "\\cat/1.png", "cat\\..\\1.png", "C:cat/1.png", "cat/../1.png"]
+)
+def test_name_in_an_archive_that_leads_out_of_it_is_found(tmp_path: Path, write_source: WriteSource, odd: str) -> None:
+    table = f"image,label\n{odd},a\ncat../2..png,b\n".encode()
+    source = write_source(tmp_path / "a.zip", {"annotations.csv": table, odd: b"", "cat../2..png": b""})
+    assert find(source) == [("odd_path", odd, "absolute, or climbs", None)]
+
+
 @pytest.mark.parametrize("formula", ["=1+1", "+1", "-1", "@x"])
 def test_label_that_a_spreadsheet_computes_is_found(tmp_path: Path, write_source: WriteSource, formula: str) -> None:
     write_source(tmp_path, {f"{formula}/1.png": b"", "a-b=c/1.png": b""})

@@ -133,7 +133,8 @@ def test_pictures_of_nearly_one_level_are_told_from_others() -> None:
     spot[:, :, 5:8, 5:8] = 0
     speck = np.full((50, 1, 256, 256), 90.0)  # flat, however far one level is
     speck[np.arange(50), 0, chance.integers(0, 256, 50), chance.integers(0, 256, 50)] = 255
-    checks = np.tile(np.indices((20, 20)).sum(axis=0) % 2 * 100.0, (50, 1, 1, 1))  # each cell as the next
-    for pictures, expected in (grain, True), (spot, False), (speck, True), (checks, False):
+    halves = np.repeat([90.0, 93.0], 8) + np.zeros((50, 1, 16, 1))  # 1.5 levels of standard deviation
+    checks = np.tile(np.indices((16, 16)).sum(axis=0) % 2 * 100.0, (50, 1, 1, 1))  # each cell as the next
+    for pictures, expected in (grain, True), (spot, False), (speck, True), (halves, True), (checks, False):
         levels = pictures.round().astype(np.uint8)
         assert find_flat(levels, shrink(levels)).tolist() == [expected] * 50

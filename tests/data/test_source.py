@@ -321,6 +321,12 @@ def test_zip_whose_member_claims_to_be_packed_in_more_bytes_than_memory_has_is_r
     assert refuse(tmp_path / "a.zip", read_all).endswith(f"bytes, found {2**62}")
 
 
+def test_zip_with_a_member_without_a_name_is_refused(tmp_path: Path, write_source: WriteSource) -> None:
+    content = write_source(tmp_path / "a.zip", {"?": b"a"}).read_bytes()
+    (tmp_path / "a.zip").write_bytes(content.replace(b"?", b"\0"))
+    assert ": not a sound zip or tar archive: " in refuse(tmp_path / "a.zip")
+
+
 def test_stored_member_of_another_size_than_the_directory_says_is_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("cat/a.png", b"abc")
