@@ -58,11 +58,9 @@ def make_report(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Repor
         names = names or [f"images/{at:05}.png" for at in range(count)]
         index = {"train": [f"train/{at}.png" for at in range(3 * k)], "val": [f"val/{at}.png" for at in range(k)]}
         folder = tmp_path_factory.mktemp("packed")
-        write_rows(
-            folder / "index.csv",
-            ["image", "label", "split"],
-            [(name, "", split) for split, of in {**index, "test": names}.items() for name in of],
-        )
+        tables = {split: [folder / f"{split}-0000.csv"] for split in splits}
+        for split, of in {**index, "test": names}.items():
+            write_rows(tables[split][0], ["image", "label"], [(name, "") for name in of])
         fit: dict[str, Any] = {"channels": channels, "height": side, "width": side, "fit": "crop", "background": 255}
         per_channel = [0.5] * channels
         trained = {"params": {"lr": 0.1, "model": {"name": "mlp", "mlp": {"hidden": [512, 512]}}}}
@@ -70,7 +68,7 @@ def make_report(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Repor
         config = ModelConfig(classes, fit, per_channel, False, network, per_channel, 1.5, trained)
         torch.manual_seed(0)
         return Report(
-            data=Packed(classes, fit, per_channel, per_channel, splits, {}, "f" * 64),
+            data=Packed(classes, fit, per_channel, per_channel, splits, tables, "f" * 64),
             sizes=np.array(sizes),
             findings=findings,
             policies={**dict.fromkeys(KINDS, "warn"), **(policies or {})},
