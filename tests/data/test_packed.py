@@ -79,6 +79,7 @@ def test_a_set_of_many_shards_is_read_as_one_of_few(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 3 * 72)
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 1)
     write_packed(tmp_path / "many", ROWS, cut(make_images(), 5), make_fit())
     few, many = open_packed(folder), open_packed(tmp_path / "many")
     assert len(list((tmp_path / "many").iterdir())) > 15
@@ -94,6 +95,7 @@ def test_a_set_of_many_shards_is_read_as_one_of_few(
 
 def test_left_out_images_are_as_if_they_had_never_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 3 * 72)
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 1)
     images = make_images()
     left_out = [0, 5, 12, 20]
     kept = [at for at in range(len(ROWS)) if at not in left_out]
@@ -110,6 +112,7 @@ def test_left_out_images_are_as_if_they_had_never_been(tmp_path: Path, monkeypat
 
 def test_a_change_rewrites_no_shards_but_those_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shards, "SHARD_BYTES", 3 * 72)
+    monkeypatch.setattr(shards, "SHARD_IMAGES", 1)
     images = make_images()
     write_packed(tmp_path / "before", ROWS, cut(images, 5), make_fit())
     before = read_all(tmp_path / "before")

@@ -54,7 +54,7 @@ class Classifier(nn.Module):
         for part in self.modules():
             parameters = list(part.parameters())
             if parameters and not any(parameter.requires_grad for parameter in parameters):
-                part.eval()
+                nn.Module.train(part, False)  # not its own method, since all of this model may be frozen
         return self
 
     def normalise(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n c h w"]:
