@@ -42,7 +42,7 @@ PICTURES = {"bmp": "BMP", "gif": "GIF", "jpg": "JPEG", "pgm": "PPM", "png": "PNG
 FUZZED = ("annotations.csv", *ARCHIVES, *(f"cat/00.{suffix}" for suffix in PICTURES))
 SPLITS = ("train", "val", "test")
 # What means something to a reader of tables, of archives, of pictures.
-TOKENS = [
+WORDS = [
     b"\0",
     b",",
     b'"',
@@ -56,7 +56,7 @@ TOKENS = [
     b"\\",
     b"=1+1",
 ]
-TOKENS += [
+WORDS += [
     b"PK\1\2",
     b"PK\3\4",
     b"PK\5\6",
@@ -98,8 +98,8 @@ def mutate(name: str, content: bytes, chance: random.Random) -> bytes:
         if chance.random() < 0.5:
             content = damage(content, chance) if content else content
         else:
-            at, token = chance.randrange(len(content) + 1), chance.choice(TOKENS)
-            content = content[:at] + token + content[at + chance.choice([0, len(token)]) :]
+            at, word = chance.randrange(len(content) + 1), chance.choice(WORDS)
+            content = content[:at] + word + content[at + chance.choice([0, len(word)]) :]
     if chance.random() < 0.5:
         content = {"png": seal_png, "tar": seal_tar}.get(name.rpartition(".")[2], bytes)(content)
     return content

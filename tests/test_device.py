@@ -55,7 +55,7 @@ def test_too_little_memory_is_one_message_with_a_batch_size_to_try(tmp_path: Pat
         first == "out of memory with 1000 images at once, a fixed number: free some, or take another device or machine"
     )
     assert done.stderr == (
-        "train: out of memory with batch_size 1000: try batch_size 500; "
+        "train: out of memory with batch_size 1000: try batch_size 500, or train.accumulation 2; "
         "the checkpoint stays, for a run with more memory\n"
     )
     assert done.returncode == 1

@@ -356,5 +356,5 @@ def test_fetched_archive_goes_through_prepare_and_build(tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     packed = open_packed(tmp_path / "packed")
     assert len(packed.splits["train"].labels) + len(packed.splits["val"].labels) == 30
-    np.testing.assert_array_equal(packed.splits["test"].images[:, 0], pixels["test"])
+    np.testing.assert_array_equal(np.asarray(packed.splits["test"].images)[:, 0], pixels["test"])
     assert [packed.classes[label][0] for label in packed.splits["test"].labels] == list("0123456789") * 2

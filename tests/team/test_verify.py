@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,7 +18,9 @@ ROOT = Path(__file__).parents[2]
 LIBRARY = ["__init__", "errors", "files", "params", "record", "stage"]
 STAGE = """
 import os, sys, time
+from functools import partial
 from pathlib import Path
+from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 from imclass.files import write_text
 from imclass.stage import run
@@ -64,11 +68,13 @@ def run(project: Path, *command: str, **environment: str) -> None:
 def call_verify(project: Path, *stages: str) -> subprocess.Popen[str]:
     code = "from imclass.cli import main; main()"
     command = [sys.executable, "-c", code, "verify", *stages]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    options: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     temporary = project.parent / "temporary"
     temporary.mkdir(exist_ok=True)
     environment = make_environment(project, TMPDIR=str(temporary))
-    return subprocess.Popen(command, cwd=project, env=environment, text=True, **streams)  # type: ignore[call-overload]
+    # A shell lets what it starts in the background ignore SIGINT: the tests themselves, and all that they start.
+    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    return subprocess.Popen(command, cwd=project, env=environment, **options)
 
 
 def verify(project: Path, *stages: str) -> tuple[dict[str, str], int]:
