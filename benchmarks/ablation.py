@@ -24,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # where the folder benchmark
 
 from benchmarks.data import FASHION_FIT, add_data_options, make_fashion_zip
 from benchmarks.programs import ROOT, copy_checkout, make_environment, read_command, run, set_params
-from benchmarks.report import RESULTS, write_report
+from benchmarks.report import RESULTS, format_mean, write_report
 from imclass.data.annotations import read_annotations, write_annotations
 from imclass.data.packed import open_packed
 from imclass.models.inference import compute_logits
@@ -168,11 +168,6 @@ def report(
         spreads=gains,
         axis="gain in accuracy, in points",
     )
-
-
-def format_mean(values: Sequence[float]) -> str:
-    mean = f"{statistics.mean(values):.2f}"
-    return f"{mean} +/- {statistics.stdev(values):.2f}" if len(values) > 1 else mean
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from PIL import Image
 
 from imclass.data.annotations import label_images
 from imclass.data.decode import decode_files
-from imclass.data.packed import Packed, open_packed, write_packed
+from imclass.data.packed import Packed, Split, open_packed, write_packed
 from imclass.data.source import read_files
 from imclass.params import BuildParams
 from imclass.team.fetch import fetch
@@ -73,6 +73,20 @@ def make_fashion_pngs(folder: Path, idx_files: Path) -> Path:
         (building / "annotations.csv").write_text(_to_csv(rows))
         building.rename(pngs)
     return pngs
+
+
+def read_idx(folder: Path, part: str) -> Split:
+    """Images and labels of `train` or `t10k`, from IDX files that may be compressed."""
+    images, labels = (
+        np.frombuffer(_read_packed(folder / f"{part}-{kind}-ubyte"), np.uint8).copy()  # PyTorch wants to write to it
+        for kind in ("images-idx3", "labels-idx1")
+    )
+    return Split(images[16:].reshape(-1, 1, 28, 28), labels[8:].astype(np.int64))
+
+
+def _read_packed(path: Path) -> bytes:
+    packed = path.with_name(f"{path.name}.gz")
+    return gzip.decompress(packed.read_bytes()) if packed.is_file() else path.read_bytes()
 
 
 def unpack_idx(folder: Path, idx_files: Path) -> Path:

@@ -5,7 +5,6 @@ The forms: the packed set in its shards, all in one file, and a folder with one 
 
 import argparse
 import csv
-import gzip
 import hashlib
 import sys
 import tempfile
@@ -20,7 +19,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the folder benchmarks is
 
-from benchmarks.data import FASHION_FIT
+from benchmarks.data import FASHION_FIT, read_idx
 from benchmarks.programs import MEGABYTE, run, run_timed
 from benchmarks.report import RESULTS, write_report
 from imclass.data.annotations import SPLITS
@@ -77,7 +76,7 @@ def measure(
     write: Callable[[Labelled, Path], None], options: argparse.Namespace
 ) -> Iterator[tuple[str, tuple[int, float]]]:
     """Title of each change -> bytes that are pushed, and seconds."""
-    before = Labelled(*read_idx(options.idx, "train", options.count))
+    before = read_labelled(options.idx, "train", options.count)
     with tempfile.TemporaryDirectory() as temporary:
         project, remote = Path(temporary, "project"), Path(temporary, "remote")
         project.mkdir()
@@ -95,7 +94,7 @@ def measure(
 def list_changes(before: Labelled, options: argparse.Namespace) -> Iterator[tuple[str, Labelled]]:
     """Each with images that no other brings, so that none finds what another has pushed."""
     chance = np.random.default_rng(SEED)
-    more = Labelled(*read_idx(options.idx, "t10k", max(options.changed)))
+    more = read_labelled(options.idx, "t10k", max(options.changed))
     for at, count in enumerate(options.changed):
         number, middle = f"{count:,}", options.count // 2
         apart = sorted(chance.choice(options.count, count, replace=False).tolist())
@@ -117,14 +116,10 @@ def add(before: Labelled, more: Labelled, names: list[str], *, roll: int) -> Lab
     return Labelled(before.names + names, before.labels + more.labels[:count], np.concatenate([before.pixels, pixels]))
 
 
-def read_idx(folder: Path, part: str, count: int) -> tuple[list[str], list[str], UInt8[np.ndarray, "n 1 28 28"]]:
-    """Names, labels and pixels."""
-    images, labels = (
-        np.frombuffer(gzip.decompress((folder / f"{part}-{kind}-ubyte.gz").read_bytes()), np.uint8)
-        for kind in ("images-idx3", "labels-idx1")
-    )
+def read_labelled(folder: Path, part: str, count: int) -> Labelled:
+    split = read_idx(folder, part)
     names = [f"{at:05}.png" for at in range(count)]
-    return names, [str(label) for label in labels[8 : 8 + count]], images[16:].reshape(-1, 1, 28, 28)[:count]
+    return Labelled(names, list(map(str, split.labels[:count])), np.asarray(split.images)[:count])
 
 
 def write_shards(images: Labelled, folder: Path) -> None:

@@ -58,6 +58,12 @@ def format_spread(values: Sequence[float], digits: int = 2) -> str:
     return f"{median} ({low:,.{digits}f} - {high:,.{digits}f})"
 
 
+def format_mean(values: Sequence[float], spec: str = ".2f") -> str:
+    """Mean, and standard deviation where there are several values."""
+    mean = format(statistics.mean(values), spec)
+    return f"{mean} +/- {statistics.stdev(values):{spec}}" if len(values) > 1 else mean
+
+
 def _format_row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
 

@@ -5,7 +5,6 @@ with `model.weights` and `model.freeze`, and without. The official test images j
 """
 
 import argparse
-import gzip
 import statistics
 import sys
 import tempfile
@@ -20,9 +19,9 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the folder benchmarks is
 
-from benchmarks.data import FASHION_FIT
+from benchmarks.data import FASHION_FIT, read_idx
 from benchmarks.programs import copy_checkout, run, set_params
-from benchmarks.report import RESULTS, format_spread, write_report
+from benchmarks.report import RESULTS, format_mean, format_spread, write_report
 from imclass.data.packed import Split, write_packed
 from imclass.models.blocks import freeze
 from imclass.models.classifier import Classifier
@@ -51,7 +50,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS / "transfer.md", help="Markdown file; the plot beside it")
     options = parser.parse_args()
-    fashion, test = read_fashion(options.idx, "train"), read_fashion(options.idx, "t10k")
+    fashion, test = read_idx(options.idx, "train"), read_idx(options.idx, "t10k")
     accuracies: dict[str, list[float]] = {way: [] for way in WAYS}
     recalls: dict[str, list[float]] = {way: [] for way in WAYS}
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -87,8 +86,8 @@ def main() -> None:
         rows=[
             [
                 way,
-                tell_mean(accuracies[way]),
-                tell_mean(recalls[way]),
+                format_mean(accuracies[way], ".2%"),
+                format_mean(recalls[way], ".2%"),
                 format_spread([1000 * value for value in seconds[way]], 1),
                 f"{statistics.median(seconds[way]) / scratch:.2f}",
             ]
@@ -97,19 +96,6 @@ def main() -> None:
         spreads=accuracies,
         axis="test accuracy",
     )
-
-
-def read_idx(path: Path, header: int) -> np.ndarray:
-    """The bytes after the header of an IDX file, which may be compressed."""
-    packed = path.with_name(f"{path.name}.gz")
-    content = gzip.decompress(packed.read_bytes()) if packed.is_file() else path.read_bytes()
-    return np.frombuffer(content, np.uint8, offset=header).copy()  # PyTorch wants memory that can be written
-
-
-def read_fashion(folder: Path, name: str) -> Split:
-    """Images and labels of `train` or `t10k`."""
-    images = read_idx(folder / f"{name}-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28)
-    return Split(images, read_idx(folder / f"{name}-labels-idx1-ubyte", 8).astype(np.int64))
 
 
 def draw_sets(train: Split, project: Path, seed: int) -> None:
@@ -165,11 +151,6 @@ def time_steps(model_file: Path, split: Split) -> dict[str, list[float]]:
             optimizer.step()
             seconds[way].append(time.perf_counter() - start)
     return {way: taken[2:] for way, taken in seconds.items()}
-
-
-def tell_mean(values: list[float]) -> str:
-    spread = f" +/- {statistics.stdev(values):.2%}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.2%}{spread}"
 
 
 if __name__ == "__main__":

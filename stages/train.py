@@ -31,7 +31,7 @@ def train(params: Params, packed: Path, weights: Path, model_file: Path, history
     data = open_packed(packed)
     train_split, val = data.splits["train"], data.splits["val"]
     training = set_up(params, data, weights, device)
-    state, steps_per_epoch = training.state, training.steps_per_epoch
+    state = training.state
     print(summarise_layers(state.model))
     decisive = {
         "code": hash_imports(Path(__file__)),
@@ -50,7 +50,7 @@ def train(params: Params, packed: Path, weights: Path, model_file: Path, history
                 checkpoints,
                 epochs=params.epochs,
                 schedule=build_schedule(
-                    params.train.schedule, num_steps=params.epochs * steps_per_epoch, peak=params.lr
+                    params.train.schedule, num_steps=params.epochs * state.steps_per_epoch, peak=params.lr
                 ),
                 learn=training.learn,
                 seed=params.seed,
@@ -64,7 +64,7 @@ def train(params: Params, packed: Path, weights: Path, model_file: Path, history
     save_model(state.model, model_file)
     write_history(state.history, history_file)
     predicted = val_logits.argmax(1)
-    print(review(state.history, val.labels, predicted, data.classes, batches_per_epoch=steps_per_epoch))
+    print(review(state.history, val.labels, predicted, data.classes, batches_per_epoch=state.steps_per_epoch))
     learnt = len(train_split.labels) * (len(state.history) - done)
     return {"images": learnt, "resumed": done, **describe_device(device)}
 

@@ -14,11 +14,11 @@ from imclass.device import make_deterministic, select_device
 from imclass.evaluation.figure import ACCENT, INK, STYLE
 from imclass.files import write_whole
 from imclass.params import load_params
+from imclass.stage import PARAMS_FILE
+from imclass.team.revisions import PACKED
 from imclass.training.lr_range import NUM_STEPS, Point, measure_losses, propose_rate
 from imclass.training.setup import set_up
 
-PACKED = Path("data/packed")
-PARAMS = Path("params.yaml")
 WEIGHTS = Path("weights")
 
 
@@ -27,7 +27,7 @@ def find_rate(picture: Path) -> float:
 
     Raises InputError where the params are wrong or there is no packed set, which `dvc repro build` makes.
     """
-    params = load_params(PARAMS)
+    params = load_params(PARAMS_FILE)
     make_deterministic(params.threads)
     training = set_up(params, open_packed(PACKED), WEIGHTS, select_device(params.device))
     points = list(tqdm(measure_losses(training), total=NUM_STEPS, unit="step", disable=None, leave=False))

@@ -8,7 +8,7 @@ from typing import Any
 
 from imclass.errors import InputError
 from imclass.files import write_text
-from imclass.params import check_params, read_yaml
+from imclass.params import check_params, flatten, read_yaml
 
 RECIPES = Path("params")
 
@@ -36,7 +36,8 @@ def change_params(params_file: Path, changes: Mapping[str, Any], *, origin: Path
     text = io.StringIO()
     yaml_1_2.dump(_merge(yaml_1_2.load(params_file.read_text("utf-8")), changes), text)
     write_text(params_file, text.getvalue())
-    return _list_changes(before, after)
+    old = flatten(before)
+    return [f"{key}: {old[key]} -> {value}" for key, value in flatten(after).items() if value != old[key]]
 
 
 def _merge(values: Any, changes: Mapping[str, Any]) -> Any:
@@ -46,13 +47,3 @@ def _merge(values: Any, changes: Mapping[str, Any]) -> Any:
         else:
             values[key] = value
     return values
-
-
-def _list_changes(before: Mapping[str, Any], after: Mapping[str, Any], prefix: str = "") -> list[str]:
-    changes = []
-    for key, value in after.items():
-        if isinstance(value, Mapping):
-            changes += _list_changes(before[key], value, f"{prefix}{key}.")
-        elif value != before[key]:
-            changes.append(f"{prefix}{key}: {before[key]} -> {value}")
-    return changes

@@ -59,7 +59,6 @@ def fit(
     """
     dataset = batches.dataset
     assert isinstance(dataset, ShuffledBatches)
-    done = len(state.history) * len(dataset) + state.step
     total = epochs * len(dataset)
     size = dataset.batch_size
     advice = (
@@ -69,7 +68,7 @@ def fit(
     )
     with (
         explain_out_of_memory(f"batch_size {size}", f"{advice}; the checkpoint stays, for a run with more memory"),
-        tqdm(total=total, initial=done, unit="batch", unit_scale=True, disable=None) as progress,
+        tqdm(total=total, initial=state.num_steps, unit="batch", unit_scale=True, disable=None) as progress,
     ):
         for epoch in range(len(state.history), epochs):
             if has_settled(state.history, patience):
@@ -80,7 +79,7 @@ def fit(
             if state.step == 0:
                 torch.manual_seed(derive_seed(seed, epoch))  # for dropout
             for images, labels in batches:
-                set_rate(state.optimizer, schedule(epoch * len(dataset) + state.step))
+                set_rate(state.optimizer, schedule(state.num_steps))
                 learn(state, images, labels)
                 if saver.is_due():
                     check_losses(state, dataset)

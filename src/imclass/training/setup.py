@@ -28,7 +28,6 @@ class Training:
     state: State
     batches: DataLoader[Batch]
     learn: Learner
-    steps_per_epoch: int
 
 
 def set_up(params: Params, data: Packed, weights: Path, device: torch.device) -> Training:
@@ -86,4 +85,4 @@ def set_up(params: Params, data: Packed, weights: Path, device: torch.device) ->
         precision=precision,
         compiled=torch.compile(model) if recipe.compile else None,
     )
-    return Training(state, load_batches(dataset), learn, len(dataset))
+    return Training(state, load_batches(dataset), learn)

@@ -36,9 +36,14 @@ class State:
         return self.model if self.average is None else self.average
 
     @property
+    def steps_per_epoch(self) -> int:
+        """One for each batch."""
+        return len(self.losses)
+
+    @property
     def num_steps(self) -> int:
         """Steps since the start of training."""
-        return len(self.history) * len(self.losses) + self.step
+        return len(self.history) * self.steps_per_epoch + self.step
 
 
 def start_training(

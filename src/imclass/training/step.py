@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor, nn
 
+from imclass.data.loader import Targets
 from imclass.models.classifier import Classifier
 from imclass.training.state import State
 
@@ -34,7 +35,7 @@ class Learner:
         self,
         state: State,
         images: UInt8[Tensor, "n c h w"],
-        targets: Int64[Tensor, " n"] | Float[Tensor, "n classes"],
+        targets: Targets,
     ) -> None:
         """Take one step, and enter its mean loss and its right answers into the state."""
         state.optimizer.zero_grad()
