@@ -28,6 +28,7 @@ ROOMS = [
     "training",
     "evaluation",
     "export",
+    "serving",
     "team",
     "cli",
 ]

@@ -1,0 +1,1 @@
+"""Exported or trained model + pictures of any size -> labelled probabilities, for those who use a model."""
