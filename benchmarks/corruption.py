@@ -20,12 +20,12 @@ from imclass.data.findings import read_findings
 from imclass.data.packed import open_packed
 from imclass.data.sizes import read_sizes
 from imclass.errors import InputError
-from imclass.export.parity import run_onnx, run_program
+from imclass.export.parity import open_onnx, open_program
 from imclass.models.modelfile import load_model
 from imclass.tensors import METADATA_KEY, read_tensors
 from imclass.training.history import read_history
 
-IMAGES = np.zeros((1, 1, 8, 8), np.uint8)
+PICTURES = np.zeros((1, 8, 8, 1), np.uint8)
 PACKED_FILES = ("meta.json", "train-0000.npy", "test-0000.csv")  # one of each kind
 # Each artifact that a later stage or a user opens, and what opens it.
 READERS: dict[str, Callable[[Path], object]] = {
@@ -37,8 +37,8 @@ READERS: dict[str, Callable[[Path], object]] = {
     "reports/history.csv": read_history,
     "models/model.safetensors": load_model,
     "checkpoint": read_tensors,
-    "models/export/model.onnx": lambda path: run_onnx(path, IMAGES, threads=1),
-    "models/export/model.pt2": lambda path: run_program(path, IMAGES),
+    "models/export/model.onnx": lambda path: open_onnx(path, threads=1)(PICTURES),
+    "models/export/model.pt2": lambda path: open_program(path)(PICTURES),
 }
 
 

@@ -1,6 +1,7 @@
-"""model.safetensors + packed set -> ONNX, a torch.export program, and the proof that both predict alike."""
+"""model.safetensors + image files -> ONNX, torch.export program, model card, and the proof that all predict alike."""
 
 import json
+import shutil
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -9,39 +10,64 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
 
-from imclass.data.packed import open_packed
+from imclass.data.packed import open_packed, read_names
 from imclass.device import describe_device, make_deterministic
+from imclass.export.card import write_card
 from imclass.export.graph import save_onnx, save_program, trace_program
-from imclass.export.parity import check_parity, compare, run_onnx, run_program
-from imclass.files import write_text, write_whole
-from imclass.models.inference import compute_logits
+from imclass.export.parity import Trial, check_parity, compare, open_onnx, open_program, try_on_files, try_on_packed
+from imclass.export.quantize import judge_int8, save_int8
+from imclass.files import hash_file, write_text, write_whole
 from imclass.models.modelfile import load_model
 from imclass.params import Params
 from imclass.stage import run
 
 
-def export(params: Params, packed: Path, model_file: Path, folder: Path, parity_file: Path) -> dict[str, object]:
+def export(
+    params: Params,
+    source: Path,
+    packed_folder: Path,
+    model_file: Path,
+    metrics: Path,
+    data: Path,
+    gate: Path,
+    folder: Path,
+    parity_file: Path,
+) -> dict[str, object]:
     make_deterministic(params.threads)
-    images = open_packed(packed).splits["test"].images
+    packed = open_packed(packed_folder)
     model = load_model(model_file)
-    expected = torch.softmax(compute_logits(model, images) / model.config.temperature, dim=1).numpy()
     program = trace_program(model)
     with write_whole(folder) as temporary:
         temporary.mkdir()
         save_onnx(program, model, temporary / "model.onnx")
         save_program(program, model, temporary / "model.pt2")
-        found = {
-            "onnx": run_onnx(temporary / "model.onnx", images, threads=params.threads),
-            "program": run_program(temporary / "model.pt2", images),
+        shutil.copyfile(model_file, temporary / "model.safetensors")
+        runs = {
+            "onnx": open_onnx(temporary / "model.onnx", threads=params.threads),
+            "program": open_program(temporary / "model.pt2"),
         }
-        parities = {name: compare(expected, probabilities) for name, probabilities in found.items()}
+        if params.export.int8_loss is not None:
+            int8 = save_int8(temporary, model, packed.splits["val"].images)
+            runs["int8"] = open_onnx(int8, threads=params.threads)
+        trials = try_on_files(runs, source, read_names(packed, "test"), background=model.config.fit["background"])
+        trials["model"] = try_on_packed(model, packed.splits["test"].images)
+        parities = {name: compare(trials["model"], trials[name]) for name in ("onnx", "program")}
         check_parity(parities, tolerance=params.export.tolerance)
-    write_text(parity_file, json.dumps({name: asdict(parity) for name, parity in parities.items()}, indent=2) + "\n")
-    for name, parity in parities.items():
+        found = {name: asdict(parity) for name, parity in parities.items()}
+        if params.export.int8_loss is not None:
+            labels = packed.splits["test"].labels
+            found["int8"] = judge_int8(temporary, trials["onnx"], trials["int8"], labels, limit=params.export.int8_loss)
+        reports = {path.stem: json.loads(path.read_text("utf-8")) for path in (metrics, data, gate)}
+        write_card(temporary / "README.md", model, hash_file(model_file), found, **reports)
+    write_text(parity_file, json.dumps(found, indent=2) + "\n")
+    images = len(packed.splits["test"].labels)
+    speeds = {f"{name}_images_per_second": round(images / trial.seconds, 1) for name, trial in trials.items()}
+    for name, parity in found.items():
+        told = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in parity.items())
         print(
-            f"{name}: largest difference {parity.largest_difference:.2g}, {parity.changed_decisions} changed decisions"
+            f"{name}: {told}; {speeds[f'{name}_images_per_second']:,.0f} images/s (the model itself: {speeds['model_images_per_second']:,.0f})"
         )
-    return {"images": len(images), **describe_device(torch.device("cpu"))}
+    return {"images": images, **speeds, **describe_device(torch.device("cpu"))}
 
 
 if __name__ == "__main__":

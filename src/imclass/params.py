@@ -158,6 +158,7 @@ class GateParams(Section):
 
 class ExportParams(Section):
     tolerance: Annotated[float, Field(gt=0)]
+    int8_loss: Annotated[float, Field(ge=0, le=1)] | None
 
 
 class Params(Section):

@@ -11,11 +11,13 @@ import onnx
 import pytest
 import torch
 
+from imclass.data.images import fit_image
 from imclass.errors import InputError
 from imclass.evaluation.saliency import compute_saliency
 from imclass.export.graph import save_onnx, save_program, trace_program
-from imclass.export.parity import Parity, check_parity, compare, run_onnx, run_program
+from imclass.export.parity import Parity, Run, Trial, check_parity, compare, open_onnx, open_program
 from imclass.models.classifier import Classifier, ModelConfig, build_model
+from imclass.params import BuildParams
 
 LIBRARY = Path(__file__).parents[2] / "src"
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -26,10 +28,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 
 
-def make_model(network: str, *, channels: int = 1, side: int = 8, mirror: bool = False) -> Classifier:
+def make_model(
+    network: str, *, channels: int = 1, side: int = 8, mirror: bool = False, fit: str = "crop"
+) -> Classifier:
     torch.manual_seed(0)
-    fit = {"channels": channels, "height": side, "width": side, "fit": "crop", "background": 255}
-    config = ModelConfig(["a", "b", "né"], fit, [0.5] * channels, mirror, NETWORKS[network], [0.25] * channels, 0.5)
+    shape = {"channels": channels, "height": side, "width": side, "fit": fit, "background": 255}
+    config = ModelConfig(["a", "b", "né"], shape, [0.5] * channels, mirror, NETWORKS[network], [0.25] * channels, 0.5)
     return build_model(config).eval()
 
 
@@ -44,27 +48,46 @@ def make_images(model: Classifier, count: int) -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-def test_both_files_give_the_models_probabilities_for_any_number_of_images(model: Classifier, tmp_path: Path) -> None:
+def predict(model: Classifier, images: np.ndarray) -> np.ndarray:
+    return model.predict_probabilities(torch.from_numpy(images)).detach().numpy()
+
+
+def save_both(model: Classifier, folder: Path) -> tuple[Run, Run]:
     program = trace_program(model)
-    save_onnx(program, model, tmp_path / "m.onnx")
-    save_program(program, model, tmp_path / "m.pt2")
-    for count in 1, 7, 300:
-        images = make_images(model, count)
-        expected = model.predict_probabilities(torch.from_numpy(images)).detach().numpy()
-        np.testing.assert_allclose(run_onnx(tmp_path / "m.onnx", images, threads=1), expected, atol=1e-6)
-        np.testing.assert_allclose(run_program(tmp_path / "m.pt2", images), expected, atol=1e-6)
+    save_onnx(program, model, folder / "m.onnx")
+    save_program(program, model, folder / "m.pt2")
+    return open_onnx(folder / "m.onnx", threads=1), open_program(folder / "m.pt2")
+
+
+def test_both_files_give_the_models_probabilities_for_any_number_of_images(model: Classifier, tmp_path: Path) -> None:
+    for run in save_both(model, tmp_path):
+        for count in 1, 7, 300:
+            images = make_images(model, count)
+            np.testing.assert_allclose(run(images.transpose(0, 2, 3, 1)), predict(model, images), atol=1e-6)
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_both_files_take_pictures_of_any_size_grey_or_rgb_as_build_does(
+    channels: int, fit: str, tmp_path: Path
+) -> None:
+    model = make_model("mlp", channels=channels, fit=fit)
+    to = BuildParams(**model.config.fit)
+    runs = save_both(model, tmp_path)
+    for height, width in (1, 1), (8, 8), (30, 20), (7, 90), (200, 9), (300, 451):
+        for depth in 1, 3:
+            pictures = np.random.default_rng(0).integers(0, 256, (2, height, width, depth), np.uint8)
+            fitted = np.stack([fit_image(picture.transpose(2, 0, 1), to) for picture in pictures])
+            for run in runs:
+                np.testing.assert_allclose(run(pictures), predict(model, fitted), atol=1e-6)
 
 
 @pytest.mark.parametrize("network", ["resnet", "resnet18", "mobilenet_v3_small"])
 def test_deep_networks_are_exported_and_explained(network: str, tmp_path: Path) -> None:
     model = make_model(network, channels=3, side=32)
     images = make_images(model, 3)
-    expected = model.predict_probabilities(torch.from_numpy(images)).detach().numpy()
-    program = trace_program(model)
-    save_onnx(program, model, tmp_path / "m.onnx")
-    save_program(program, model, tmp_path / "m.pt2")
-    np.testing.assert_allclose(run_onnx(tmp_path / "m.onnx", images, threads=1), expected, atol=1e-5)
-    np.testing.assert_allclose(run_program(tmp_path / "m.pt2", images), expected, atol=1e-5)
+    for run in save_both(model, tmp_path):
+        np.testing.assert_allclose(run(images.transpose(0, 2, 3, 1)), predict(model, images), atol=1e-5)
     assert 0 < compute_saliency(model, images, np.array([0, 1, 2])).mean() < 1
 
 
@@ -120,8 +143,8 @@ def test_bytes_do_not_depend_on_the_place_of_the_checkout(tmp_path: Path) -> Non
 
 
 def test_comparison_counts_changed_decisions() -> None:
-    expected = np.array([[0.6, 0.4], [0.3, 0.7]], np.float32)
-    found = np.array([[0.4, 0.6], [0.3, 0.7]], np.float32)
+    expected = Trial(np.array([[0.6, 0.4], [0.3, 0.7]], np.float32), 1.0)
+    found = Trial(np.array([[0.4, 0.6], [0.3, 0.7]], np.float32), 1.0)
     parity = compare(expected, found)
     assert parity.largest_difference == pytest.approx(0.2)
     assert parity.changed_decisions == 1

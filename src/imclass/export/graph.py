@@ -1,7 +1,9 @@
-"""Model -> ONNX and a torch.export program: uint8 images in, probabilities out, nothing of imclass needed to run them.
+"""Model -> ONNX and a torch.export program: pictures in, probabilities out, nothing of imclass needed to run them.
 
-Their metadata key `imclass` holds JSON with the classes and the fit of the images. Neither keeps the traces of source
-lines that PyTorch records, which would carry the path of the checkout into the bytes.
+Pictures are uint8 N H W C, as Pillow and NumPy have them: RGB or grey, upright, of any size, those of a batch of one.
+Resizing, normalisation, softmax and temperature are inside. The metadata key `imclass` holds JSON with the classes and
+the fit of the images. Neither file keeps the traces of source lines that PyTorch records, which would carry the path
+of the checkout into the bytes.
 """
 
 import io
@@ -15,33 +17,35 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
+from imclass.export.resize import Resize
 from imclass.export.seal import seal_onnx, seal_zip
 from imclass.files import write_whole
 from imclass.models.classifier import Classifier
 
 METADATA_KEY = "imclass"
-INPUT, OUTPUT = "images", "probabilities"
+INPUT, OUTPUT = "pictures", "probabilities"
+DIMENSIONS = (("number", None), ("height", None), ("width", None), ("channels", 3))
+TRACED = (2, 20, 30, 3)  # number, height, width and channels of the pictures that a graph is traced with: no matter
 
 
-class _Probabilities(nn.Module):
-    """The one method of the model that leaves the house, as a forward."""
+class PictureClassifier(nn.Module):
+    """What leaves the house: the whole way from pictures to probabilities."""
 
     def __init__(self, model: Classifier) -> None:
         super().__init__()
-        self.model = model
+        self.resize = Resize(model.config.fit)
+        self.model = model.eval()
 
-    def forward(self, images: UInt8[Tensor, "n c h w"]) -> Float[Tensor, "n classes"]:
-        return self.model.predict_probabilities(images)
+    def forward(self, pictures: UInt8[Tensor, "n h w c"]) -> Float[Tensor, "n classes"]:
+        return self.model.predict_probabilities(self.resize(pictures))
 
 
 def trace_program(model: Classifier) -> ExportedProgram:
-    """Trace the model in eval mode for any number of images."""
-    shape = (2, *(model.config.fit[key] for key in ("channels", "height", "width")))
-    images = torch.zeros(shape, dtype=torch.uint8)
+    """Trace the model in eval mode for any number of pictures of any size."""
+    pictures = torch.zeros(TRACED, dtype=torch.uint8)
+    sizes = {at: torch.export.Dim(name, max=most) for at, (name, most) in enumerate(DIMENSIONS)}
     with torch.no_grad():
-        program = torch.export.export(
-            _Probabilities(model.eval()), (images,), dynamic_shapes=({0: torch.export.Dim("n")},)
-        )
+        program = torch.export.export(PictureClassifier(model), (pictures,), dynamic_shapes=(sizes,))
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:
@@ -59,16 +63,21 @@ def save_program(program: ExportedProgram, model: Classifier, path: Path) -> Non
 
 def save_onnx(program: ExportedProgram, model: Classifier, path: Path) -> None:
     """Write the program as ONNX with its weights inside, whole or not at all."""
-    import onnx
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         converted = torch.onnx.export(program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT])
     assert converted is not None
-    proto = converted.model_proto
+    write_onnx(converted.model_proto, model, path)
+
+
+def write_onnx(proto: Any, model: Classifier, path: Path) -> None:
+    """Write a graph (onnx.ModelProto) with what is told of the model, whole or not at all."""
+    import onnx
+
     for node in proto.graph.node:
         del node.metadata_props[:]
     proto.doc_string = ""
+    del proto.metadata_props[:]
     onnx.helper.set_model_props(proto, {METADATA_KEY: _describe(model)})
     onnx.checker.check_model(proto)
     with write_whole(path) as temporary:

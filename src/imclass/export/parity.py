@@ -1,30 +1,52 @@
-"""Exported files + real images -> how far their probabilities are from the model's."""
+"""Exported files + image files -> how far their probabilities are from the model's, and how fast they are."""
 
 import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64, UInt8
 
+from imclass.data.images import Pixels, decode_image
 from imclass.data.shards import Images
+from imclass.data.source import read_files
 from imclass.errors import InputError
 from imclass.export.seal import read_sealed
+from imclass.models.classifier import Classifier
+from imclass.models.inference import compute_logits
 
-BATCH_IMAGES = 256
+BATCH_PICTURES = 256  # at most, and so many that they have not more than:
+BATCH_PIXELS = 2**22
+
+Run = Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, "n classes"]]
 
 
 @dataclass(frozen=True)
 class Parity:
-    """The largest difference of any probability, and how many images get another class."""
+    """The largest difference of any probability, and how many pictures get another class."""
 
     largest_difference: float
     changed_decisions: int
 
 
-def run_onnx(path: Path, images: Images, *, threads: int) -> Float[np.ndarray, "n classes"]:
-    """Probabilities by ONNX Runtime, on the CPU.
+@dataclass(frozen=True)
+class Trial:
+    """Probabilities that a file gave, and the seconds that it took, reading and decoding left out."""
+
+    probabilities: Float[np.ndarray, "n classes"]
+    seconds: float
+
+    @property
+    def decisions(self) -> Int64[np.ndarray, " n"]:
+        """Number of the likeliest class of each picture."""
+        return self.probabilities.argmax(axis=1)
+
+
+def open_onnx(path: Path, *, threads: int) -> Run:
+    """The ONNX file, by ONNX Runtime on the CPU.
 
     Raises InputError where the file is damaged, or keeps weights in other files.
     """
@@ -39,24 +61,54 @@ def run_onnx(path: Path, images: Images, *, threads: int) -> Float[np.ndarray, "
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    return np.concatenate([session.run(None, {name: np.asarray(batch)})[0] for batch in _cut(images)])
+    return lambda pictures: session.run(None, {name: pictures})[0]
 
 
-def run_program(path: Path, images: Images) -> Float[np.ndarray, "n classes"]:
-    """Probabilities by the torch.export program, on the CPU.
+def open_program(path: Path) -> Run:
+    """The torch.export program, on the CPU.
 
     Raises InputError where the file is damaged: PyTorch runs code that a foreign one may hold.
     """
     program = torch.export.load(io.BytesIO(read_sealed(path))).module()
-    with torch.inference_mode():
-        return torch.cat([program(torch.from_numpy(batch)) for batch in _cut(images)]).numpy()
+
+    def run(pictures: UInt8[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n classes"]:
+        with torch.inference_mode():
+            return program(torch.from_numpy(pictures)).numpy()
+
+    return run
 
 
-def compare(expected: Float[np.ndarray, "n k"], found: Float[np.ndarray, "n k"]) -> Parity:
-    """Compare probabilities of the same images."""
+def try_on_files(runs: Mapping[str, Run], source: Path, names: Sequence[str], *, background: int) -> dict[str, Trial]:
+    """Give the pictures in the named files, at their own sizes, to each of `runs` -> probabilities in order of `names`.
+
+    `background` lies behind transparent pixels. Raises InputError for files that are gone or no sound pictures.
+    """
+    row_at = {name: row for row, name in enumerate(names)}
+    parts: dict[str, list[Float[np.ndarray, "n classes"]]] = {name: [] for name in runs}
+    seconds = dict.fromkeys(runs, 0.0)
+    rows: list[int] = []
+    for batch, pictures in _read_batches(source, names, background):
+        rows += [row_at[name] for name in batch]
+        for name, run in runs.items():
+            start = time.perf_counter()
+            parts[name].append(run(pictures))
+            seconds[name] += time.perf_counter() - start
+    order = np.argsort(rows)
+    return {name: Trial(np.concatenate(parts[name])[order], seconds[name]) for name in runs}
+
+
+def try_on_packed(model: Classifier, images: Images) -> Trial:
+    """What the model itself says, of images that build has decoded and resized."""
+    start = time.perf_counter()
+    probabilities = torch.softmax(compute_logits(model, images) / model.config.temperature, dim=1).numpy()
+    return Trial(probabilities, time.perf_counter() - start)
+
+
+def compare(expected: Trial, found: Trial) -> Parity:
+    """Compare probabilities of the same pictures."""
     return Parity(
-        largest_difference=float(np.abs(expected - found).max()),
-        changed_decisions=int((expected.argmax(axis=1) != found.argmax(axis=1)).sum()),
+        largest_difference=float(np.abs(expected.probabilities - found.probabilities).max()),
+        changed_decisions=int((expected.decisions != found.decisions).sum()),
     )
 
 
@@ -70,5 +122,19 @@ def check_parity(parities: dict[str, Parity], *, tolerance: float) -> None:
             )
 
 
-def _cut(images: Images) -> list[np.ndarray]:
-    return [images[start : start + BATCH_IMAGES] for start in range(0, len(images), BATCH_IMAGES)]
+def _read_batches(
+    source: Path, names: Sequence[str], background: int
+) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n h w c"]]]:
+    """Pictures that follow each other and have one shape, as the source stores them."""
+    batch: list[str] = []
+    pictures: list[Pixels] = []
+    for name, content in read_files(source, names):
+        picture = decode_image(name, content, background=background)
+        full = len(batch) == BATCH_PICTURES or (len(batch) + 1) * picture.size > BATCH_PIXELS
+        if batch and (full or picture.shape != pictures[0].shape):
+            yield batch, np.stack(pictures).transpose(0, 2, 3, 1)
+            batch, pictures = [], []
+        batch.append(name)
+        pictures.append(picture)
+    if batch:
+        yield batch, np.stack(pictures).transpose(0, 2, 3, 1)

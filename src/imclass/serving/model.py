@@ -46,10 +46,10 @@ def _open_onnx(path: Path, threads: int) -> Model:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(read_sealed(path), options, providers=["CPUExecutionProvider"])
     about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
-    (images,) = session.get_inputs()
+    (pictures,) = session.get_inputs()
 
     def predict(batch: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n classes"]:
-        return session.run(None, {images.name: batch})[0]
+        return session.run(None, {pictures.name: np.ascontiguousarray(batch.transpose(0, 2, 3, 1))})[0]
 
     return Model(about["classes"], BuildParams(**about["fit"]), predict)
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 BLOCK = 1024  # rows of an array in memory at once
-NUM_IMAGES = 256
+PICTURES = (16, 40, 30, 3)  # number, height, width and channels of what exported files are tried on
 DECIMAL = re.compile(r"-?\d+(\.\d+)?(e[-+]?\d+)?")
 
 
@@ -47,19 +47,15 @@ def _read(path: Path) -> Any:
             tensors, record = read_tensors(path)
             return [{name: tensor.double().numpy() for name, tensor in tensors.items()}, record]
         case ".onnx":
-            import onnxruntime
+            from imclass.export.parity import open_onnx
 
-            from imclass.export.parity import run_onnx
-
-            shape = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"]).get_inputs()[0].shape
-            return run_onnx(path, _draw_images(shape[1:]), threads=1)
+            return open_onnx(path, threads=1)(_draw_pictures())
         case ".pt2":
-            import torch
+            from imclass.export.parity import open_program
 
-            from imclass.export.parity import run_program
-
-            (images,), _ = torch.export.load(path).example_inputs
-            return run_program(path, _draw_images(list(images.shape[1:])))
+            return open_program(path)(_draw_pictures())
+        case ".md":
+            return [_read_cell(word.strip("(),;.")) for word in path.read_text("utf-8").split()]
         case _:
             return path.read_bytes()
 
@@ -68,8 +64,8 @@ def _read_cell(cell: str) -> float | str:
     return float(cell) if DECIMAL.fullmatch(cell) and not cell.lstrip("-").isdigit() else cell
 
 
-def _draw_images(shape: list[int]) -> np.ndarray:
-    return np.random.default_rng(0).integers(0, 256, (NUM_IMAGES, *shape), np.uint8)
+def _draw_pictures() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, PICTURES, np.uint8)
 
 
 def _measure(one: Any, other: Any) -> float:

@@ -1,0 +1,55 @@
+"""What a run left in its files -> the model card, Markdown that goes with the exported files."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from imclass.files import write_text
+from imclass.models.classifier import Classifier
+from imclass.params import flatten
+
+HERE = Path(__file__).parent
+CARD, PROGRAM = "card.md", "predict.py"
+
+
+def write_card(
+    path: Path,
+    model: Classifier,
+    parity: Mapping[str, Any],
+    *,
+    metrics: Mapping[str, Any],
+    data: Mapping[str, Any],
+    gate: Mapping[str, Any],
+) -> None:
+    """Write the card. The others are what reports/parity.json, metrics.json, data.json and gate.json hold."""
+    environment = Environment(loader=FileSystemLoader(HERE), undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters.update(code=_quote, points=lambda share: f"{100 * share:.2f} percentage points")
+    config = model.config
+    program = (HERE / PROGRAM).read_text("utf-8").partition("\n\n")[2].strip()
+    found = [f"{kind} {count}" for kind, count in data["findings"].items() if count]
+    text = environment.get_template(CARD).render(
+        network=config.network["name"],
+        parameters=f"{sum(parameter.numel() for parameter in model.parameters()):,}",
+        classes=config.classes,
+        fit=config.fit,
+        trained=config.trained,
+        params={name: json.dumps(value) for name, value in flatten(config.trained.get("params", {})).items()},
+        metrics=metrics,
+        data=data,
+        findings=", ".join(found),
+        verdict=gate["verdict"],
+        largest_difference=max(parity[name]["largest_difference"] for name in ("onnx", "program")),
+        changed_decisions=max(parity[name]["changed_decisions"] for name in ("onnx", "program")),
+        int8=parity.get("int8", {"kept": 0}),
+        snippet=program,
+    )
+    write_text(path, text)
+
+
+def _quote(name: str) -> str:
+    """As code, which nothing in the name can end; a `|` would end the cell of a table."""
+    fence = "``" if "`" in name else "`"
+    return f"{fence}{name}{fence}".replace("|", "\\|")

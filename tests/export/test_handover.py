@@ -1,0 +1,89 @@
+"""The exported folder in the hands of someone who has none of our code."""
+
+import csv
+import re
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from imclass.data.packed import open_packed
+from imclass.export.parity import Trial
+from imclass.export.quantize import INT8, judge_int8
+from pipeline import Reproduced, replace, run
+
+PACKAGES = ("onnxruntime", "numpy", "pillow")
+
+
+@pytest.fixture(scope="module")
+def strangers_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Python that has three packages and what they need."""
+    folder = tmp_path_factory.mktemp("stranger")
+    uv = [sys.executable, "-m", "uv"]
+    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
+    python = folder / "bin" / "python"
+    wanted = [f"{name}=={version(name)}" for name in PACKAGES]
+    subprocess.run([*uv, "pip", "install", "--quiet", "--python", python, *wanted], check=True)
+    return python
+
+
+def test_the_cards_program_gets_the_labels_of_the_whole_test_split(
+    strangers_python: Path, reproduced: Reproduced, tmp_path: Path
+) -> None:
+    exported = reproduced.project / "models/export"
+    (program,) = re.findall(r"^```python\n(.*?)^```$", (exported / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "predict.py").write_text(program)
+    (tmp_path / "model.onnx").write_bytes((exported / "model.onnx").read_bytes())
+    with zipfile.ZipFile(reproduced.project / "data/raw/digits.zip") as archive:
+        archive.extractall(tmp_path)
+    with (reproduced.project / "reports/predictions.csv").open() as file:
+        expected = {row["image"]: row["predicted"] for row in csv.DictReader(file)}
+    command = [strangers_python, "-I", "predict.py", *expected]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert {line.split("\t")[0]: line.split("\t")[1] for line in printed.splitlines()} == expected
+    listed = subprocess.run([strangers_python, "-c", "import imclass"], capture_output=True, text=True, check=False)
+    assert "No module named 'imclass'" in listed.stderr
+
+
+def test_the_card_tells_what_the_run_left_in_its_files(reproduced: Reproduced) -> None:
+    card = (reproduced.project / "models/export/README.md").read_text()
+    packed = open_packed(reproduced.project / "data/packed")
+    assert packed.fingerprint in card
+    assert "- `epochs`: 2\n" in card
+    assert "On 347 test images" in card
+    assert "| `3` | 126 | 30 | 27 |" in card
+    assert (reproduced.project / "models/export/model.safetensors").read_bytes() == (
+        reproduced.project / "models/model.safetensors"
+    ).read_bytes()
+
+
+@pytest.mark.parametrize(("limit", "kept"), [("0.5", True), ("0.0", False)])
+def test_an_int8_file_is_kept_only_if_it_loses_little(limit: str, kept: bool, project: Path) -> None:
+    replace(project / "params.yaml", "int8_loss: null", f"int8_loss: {limit}")
+    output = run(project, "dvc", "repro")
+    found = re.search(r"int8: accuracy loss (\S+), changed decisions (\d+), size (\S+), kept (\d)", output)
+    assert found
+    loss, _, size, told = map(float, found.groups())
+    int8 = project / "models/export/model-int8.onnx"
+    assert int8.is_file() == bool(told) == (loss <= float(limit))
+    assert size < 0.9
+    if kept:
+        assert int8.is_file()
+        assert "model-int8.onnx" in (project / "models/export/README.md").read_text()
+
+
+def test_an_int8_file_that_loses_more_is_deleted(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 1, 1])
+    full = Trial(np.eye(2, dtype=np.float32)[labels], 1.0)
+    worse = Trial(np.eye(2, dtype=np.float32)[[0, 1, 1, 0]], 1.0)
+    for name, size in (("model.onnx", 400), (INT8, 100)):
+        (tmp_path / name).write_bytes(bytes(size))
+    expected = {"accuracy_loss": 0.25, "changed_decisions": 1, "size": 0.25, "kept": 1}
+    assert judge_int8(tmp_path, full, worse, labels, limit=0.25) == expected
+    assert (tmp_path / INT8).exists()
+    assert judge_int8(tmp_path, full, worse, labels, limit=0.24) == {**expected, "kept": 0}
+    assert not (tmp_path / INT8).exists()
