@@ -14,9 +14,9 @@ from imclass.data.packed import open_packed, read_names
 from imclass.device import describe_device, make_deterministic
 from imclass.export.card import write_card
 from imclass.export.graph import save_onnx, save_program, trace_program
-from imclass.export.parity import Trial, check_parity, compare, open_onnx, open_program, try_on_files, try_on_packed
+from imclass.export.parity import check_parity, compare, open_onnx, open_program, try_on_files, try_on_packed
 from imclass.export.quantize import judge_int8, save_int8
-from imclass.files import hash_file, write_text, write_whole
+from imclass.files import write_text, write_whole
 from imclass.models.modelfile import load_model
 from imclass.params import Params
 from imclass.stage import run
@@ -58,15 +58,13 @@ def export(
             labels = packed.splits["test"].labels
             found["int8"] = judge_int8(temporary, trials["onnx"], trials["int8"], labels, limit=params.export.int8_loss)
         reports = {path.stem: json.loads(path.read_text("utf-8")) for path in (metrics, data, gate)}
-        write_card(temporary / "README.md", model, hash_file(model_file), found, **reports)
+        write_card(temporary / "README.md", model, found, **reports)
     write_text(parity_file, json.dumps(found, indent=2) + "\n")
     images = len(packed.splits["test"].labels)
     speeds = {f"{name}_images_per_second": round(images / trial.seconds, 1) for name, trial in trials.items()}
     for name, parity in found.items():
         told = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in parity.items())
-        print(
-            f"{name}: {told}; {speeds[f'{name}_images_per_second']:,.0f} images/s (the model itself: {speeds['model_images_per_second']:,.0f})"
-        )
+        print(f"{name}: {told}; {trials['model'].seconds / trials[name].seconds:.1f} times as fast as the model")
     return {"images": images, **speeds, **describe_device(torch.device("cpu"))}
 
 

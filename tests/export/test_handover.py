@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pipeline import Reproduced, replace, run
 
 from imclass.data.packed import open_packed
 from imclass.export.parity import Trial
 from imclass.export.quantize import INT8, judge_int8
-from pipeline import Reproduced, replace, run
 
 PACKAGES = ("onnxruntime", "numpy", "pillow")
 

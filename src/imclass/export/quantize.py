@@ -1,4 +1,4 @@
-"""ONNX file -> one that computes in 8-bit whole numbers: a fraction of the size, and of the time where the CPU has them.
+"""ONNX file -> one that computes in 8-bit whole numbers: a fraction of the size, and of the time on CPUs made for it.
 
 Convolutions and linear layers only; the ranges of their inputs are those that pictures to calibrate by bring about.
 """

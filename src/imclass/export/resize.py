@@ -5,8 +5,7 @@ levels in between. A product of float64 matrices holds such sums exactly, on eve
 triangle filter of a side is one matrix (output x input), made from the picture's size, which a graph can compute.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import torch
 from jaxtyping import Float, UInt8
@@ -38,8 +37,13 @@ class Resize(nn.Module):
         """`c` is 1 or 3. What has the shape already passes as it is, and at once."""
         planes = self._convert(pictures).permute(0, 3, 1, 2)
         height, width = (torch.scalar_tensor(side, dtype=torch.float64) for side in planes.shape[2:])
+        vertical, horizontal = self._choose_parts(height, width)
+        rows, filled_rows = _weigh(vertical, planes.shape[2], self.height)
+        columns, filled_columns = _weigh(horizontal, planes.shape[3], self.width)
         fits = (height == self.height) & (width == self.width)
-        return _choose(fits, self._keep, self._resize, (planes, height, width))
+        rows_first = (height > vertical.size) & (height - vertical.size > 2 * (width - horizontal.size))
+        levels = _choose(fits, self._keep, self._resize, (planes, rows, columns, rows_first))
+        return torch.where(filled_rows[:, None] & filled_columns, levels, self.background).to(torch.uint8)
 
     def _convert(self, pictures: UInt8[Tensor, "n h w c"]) -> UInt8[Tensor, "n h w c2"]:
         channels = pictures.shape[3]
@@ -49,22 +53,20 @@ class Resize(nn.Module):
         luma = torch.tensor(LUMA, dtype=torch.float64).index_select(0, torch.arange(channels))
         return _round(pictures.double() @ torch.where(is_grey, LUMA_ONE, luma)[:, None] / LUMA_ONE).to(torch.uint8)
 
-    def _keep(self, planes: Tensor, height: Tensor, width: Tensor) -> Tensor:  # noqa: ARG002
+    @no_type_check
+    def _keep(self, planes, rows, columns, rows_first):  # noqa: ARG002
         # Takes all there is; said so that the shape is known without the picture.
-        rows, columns = (torch.arange(side) for side in (self.height, self.width))
-        return planes.index_select(2, rows).index_select(3, columns)
+        kept = planes.index_select(2, torch.arange(self.height)).index_select(3, torch.arange(self.width))
+        return kept.double()
 
-    def _resize(self, planes: Tensor, height: Tensor, width: Tensor) -> Tensor:
-        vertical, horizontal = self._choose_parts(height, width)
-        rows, filled_rows = _weigh(vertical, planes.shape[2], self.height)
-        columns, filled_columns = _weigh(horizontal, planes.shape[3], self.width)
-        levels = _choose(
-            (height > vertical.size) & (height - vertical.size > 2 * (width - horizontal.size)),
+    @no_type_check
+    def _resize(self, planes, rows, columns, rows_first):
+        return _choose(
+            rows_first,
             lambda planes, rows, columns: _multiply(_multiply(rows, planes), columns.T),
             lambda planes, rows, columns: _multiply(rows, _multiply(planes, columns.T)),
             (planes.double(), rows, columns),
         )
-        return torch.where(filled_rows[:, None] & filled_columns, levels, self.background).to(torch.uint8)
 
     def _choose_parts(self, height: Tensor, width: Tensor) -> tuple[_Part, _Part]:
         """As Pillow's ImageOps.fit and ImageOps.pad."""
@@ -104,16 +106,20 @@ def _weigh(part: _Part, side: int, to: int) -> tuple[Float[Tensor, "to side"], T
     return (weights / torch.where(filled[:, None], total, 1) * ONE + 0.5).floor(), filled
 
 
-def _choose(condition: Tensor, then: Callable[..., Tensor], other: Callable[..., Tensor], operands: Any) -> Tensor:
+# In what a condition chooses from, no check of shapes may run: it keeps a list of them, which a graph cannot.
+@no_type_check
+def _choose(condition, then, other, operands):
     """As `torch.cond`, which outside of a graph would compile both ways for each size of picture."""
     if torch.compiler.is_exporting():
         return torch.cond(condition, then, other, operands)
     return then(*operands) if condition else other(*operands)
 
 
-def _multiply(left: Tensor, right: Tensor) -> Tensor:
+@no_type_check
+def _multiply(left, right):
     return _round(left @ right / ONE)
 
 
-def _round(levels: Tensor) -> Tensor:
+@no_type_check
+def _round(levels):
     return (levels + 0.5).floor().clamp(0, 255)
