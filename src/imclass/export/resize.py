@@ -91,7 +91,7 @@ def _center(side: Tensor, kept: Tensor, size: Tensor) -> _Part:
     return _Part(first.double(), (last - first).double(), size, torch.zeros_like(side))
 
 
-def _weigh(part: _Part, side: int, to: int) -> tuple[Float[Tensor, "to side"], Tensor]:
+def _weigh(part: _Part, side: int | torch.SymInt, to: int) -> tuple[Float[Tensor, "to side"], Tensor]:
     """Weights of a side's pixels in each of the new ones, and which of the new ones have any."""
     scale = part.length / part.size
     reach = scale.clamp(min=1)
