@@ -15,12 +15,14 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from imclass.data.findings import DataError, Finding
 from imclass.errors import InputError
 
+IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 WHOLE = ""  # stands for the name in faults of a whole archive
 MAX_FILE_BYTES = 256 * 2**20  # no picture file is larger; a compressed bomb is refused by its declared size
 MAX_MEMBERS = 2**22  # of an archive; the largest public sets have 14 million images, in many archives
@@ -39,6 +41,21 @@ ZIP_HEADER = struct.Struct(
 ZIP_END = struct.Struct("<4s6xH10x")  # behind the directory: signature and number of entries; then a comment
 ZIP_ENCRYPTED, ZIP_UTF8 = 1, 0x800  # flags of a member
 ZIP64_ENTRIES = 0xFFFF  # stands there where the number is larger and lies elsewhere
+
+
+def is_image(name: str) -> bool:
+    """Whether a file is an image by its name, and not hidden."""
+    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not is_hidden(name)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file, or a folder on the way to it, is hidden or one that macOS adds to archives."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def is_archive(name: str) -> bool:
+    """Whether a file is an archive by its name, be it of a kind that is read here or not."""
+    return name.lower().endswith(ARCHIVE_SUFFIXES)
 
 
 def list_files(source: Path) -> list[str]:
