@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain
@@ -33,7 +33,7 @@ def process_files(
     num_files: int,
     workers: int,
     most: int = CHUNK_FILES,
-) -> Iterator[Result]:
+) -> Generator[Result, None, None]:
     """What `work`, which can be pickled, makes of each chunk of at most `most` files, in their order.
 
     `workers` processes do the work, 0 as many as there are cores; what takes less than a moment is done in this
