@@ -73,12 +73,13 @@ def report_speed(options: argparse.Namespace) -> None:
                 spreads[f"{title}: {name}"] = started
             start = format_spread(starts[name]) if name in starts else ""
             rate = format_spread([count / value for value in measured], 0)
-            rows.append([title, name, rate, start, format_spread(of_limit), format_spread(started)])
+            ratios = format_spread(of_limit), format_spread(started)
+            rows.append([title, name, rate, start, *ratios])
     write_report(
         options.out or RESULTS / "predict.md",
         title="Prediction",
         conditions=[
-            f"Whole programs, {options.workers} processes that decode; {options.rounds} alternating rounds. Start-up is "
+            f"Whole programs, {options.workers} processes that decode; {options.rounds} alternating rounds. Start-up: "
             "the same program on one image. Files are in the page cache. Median (quartiles)."
         ],
         header=["", "", "images/s", "start-up, s", "of decoding and model alone", "the same without start-up"],

@@ -4,7 +4,6 @@ predict.py runs it as a program of its own: python benchmarks/torch_predict.py M
 """
 
 import csv
-import os
 import sys
 from pathlib import Path
 
@@ -41,7 +40,6 @@ if __name__ == "__main__":
     fit, classes = model.config.fit, model.config.classes
     paths = sorted(str(path) for path in Path(folder).rglob("*") if path.suffix in (".png", ".jpg"))
     images = Images(paths, fit["channels"], fit["height"])
-    torch.set_num_threads(os.cpu_count() or 1)
     with torch.inference_mode(), Path(out).open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "label", "probability"])
