@@ -35,8 +35,8 @@ from benchmarks.data import (
 from benchmarks.programs import alternate, divide, run
 from benchmarks.report import RESULTS, format_spread, write_report
 from imclass.data.annotations import label_images
-from imclass.data.decode import CHUNK_FILES
 from imclass.data.source import read_files
+from imclass.data.workers import CHUNK_FILES
 from imclass.params import BuildParams
 
 SMALL = 500  # below imclass's threshold for worker processes

@@ -33,7 +33,9 @@ def list_heavy_modules(code: str) -> tuple[set[str], str]:
     return HEAVY & set(done.stderr.split()), done.stdout
 
 
-@pytest.mark.parametrize("command", ["", "fetch", "compare", "diff", "accept", "verify", "doctor", "recipe", "lr-find"])
+@pytest.mark.parametrize(
+    "command", ["", "fetch", "compare", "diff", "accept", "verify", "doctor", "recipe", "lr-find", "predict"]
+)
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = CALL_HELP.format(command=command) if command else CALL_HELP.replace("{command!r}, ", "")
     loaded, printed = list_heavy_modules(code)

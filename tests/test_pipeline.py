@@ -406,7 +406,7 @@ def test_workers_change_no_byte(project: Path) -> None:
     run(project, "python", "stages/prepare.py", str(source), "many.csv", "before.csv")
     for workers in 1, 2:
         replace(project / "params.yaml", r"^workers: \d+", f"workers: {workers}")
-        replace(project / "src/imclass/data/decode.py", r"^SECONDS_WORTH_WORKERS = .*", "SECONDS_WORTH_WORKERS = 0.0")
+        replace(project / "src/imclass/data/workers.py", r"^SECONDS_WORTH_WORKERS = .*", "SECONDS_WORTH_WORKERS = 0.0")
         outs = [f"packed{workers}", *(f"told{workers}/{name}" for name in ("findings.csv", "sizes.csv", "data.json"))]
         run(project, "python", "stages/build.py", str(source), "many.csv", "before.csv", *outs)
     one, two = (

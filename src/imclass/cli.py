@@ -135,6 +135,25 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="An exported .onnx file, or the .safetensors file of a trained model.")],
+    inputs: Annotated[
+        list[str],
+        typer.Argument(metavar="INPUT...", help="Images, folders, zip and tar archives, patterns; -: names, by line."),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="A .csv, .jsonl or .parquet file. Default: CSV to the screen")
+    ] = None,
+    top: Annotated[int, typer.Option(help="How many classes to give for each image, the likeliest first.")] = 1,
+    workers: Annotated[int, typer.Option(min=0, help="Processes that decode and predict, 0: one per core.")] = 0,
+) -> None:
+    """Say what is on images, by a trained or exported model."""
+    from imclass.serving.predict import predict_images
+
+    predict_images(model, inputs, out, top=top, workers=workers)
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends it with its message and status 1."""
     try:

@@ -15,9 +15,11 @@ import pytest
 from PIL import Image
 
 from imclass.data import decode as decoding
-from imclass.data.decode import CHUNK_BYTES, CHUNK_FILES, decode_files
+from imclass.data import workers as working
+from imclass.data.decode import decode_files
 from imclass.data.images import Picture, decode_and_fit, decode_picture
 from imclass.data.packed import write_packed
+from imclass.data.workers import CHUNK_BYTES, CHUNK_FILES
 from imclass.errors import InputError
 from imclass.params import BuildParams
 
@@ -62,14 +64,14 @@ def test_workers_give_the_same_bytes_as_this_process(
     tmp_path: Path, make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
-    start = decoding._start_workers
+    start = working._start_workers
 
     def count_starts(count: int) -> ProcessPoolExecutor:
         started.append(count)
         return start(count)
 
-    monkeypatch.setattr(decoding, "_start_workers", count_starts)
-    monkeypatch.setattr(decoding, "SECONDS_WORTH_WORKERS", 0.0)
+    monkeypatch.setattr(working, "_start_workers", count_starts)
+    monkeypatch.setattr(working, "SECONDS_WORTH_WORKERS", 0.0)
     files = make_files(3 * CHUNK_FILES + 100)
     rows = [(name, "ab"[at % 2], "train") for at, name in enumerate(files)]
     for workers in 1, 2:
@@ -83,7 +85,7 @@ def test_workers_give_the_same_bytes_as_this_process(
 def test_defects_found_in_workers_are_told_as_in_this_process(
     make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decoding, "SECONDS_WORTH_WORKERS", 0.0)
+    monkeypatch.setattr(working, "SECONDS_WORTH_WORKERS", 0.0)
     files = make_files(3 * CHUNK_FILES)
     files["00700.png"], files["00003.png"], files["00004.png"] = b"html", b"", files["00003.png"] + b"more"
     here, there = ([chunk.findings for chunk in decode(files, workers=workers)] for workers in (1, 2))
@@ -95,9 +97,9 @@ def test_defects_found_in_workers_are_told_as_in_this_process(
 def test_few_files_or_one_worker_start_no_process(
     make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch, count: int, workers: int
 ) -> None:
-    monkeypatch.setattr(decoding, "_start_workers", lambda _: pytest.fail("started workers"))
+    monkeypatch.setattr(working, "_start_workers", lambda _: pytest.fail("started workers"))
     if workers == 1:
-        monkeypatch.setattr(decoding, "SECONDS_WORTH_WORKERS", 0.0)
+        monkeypatch.setattr(working, "SECONDS_WORTH_WORKERS", 0.0)
     assert sum(len(chunk.names) for chunk in decode(make_files(count), workers=workers)) == count
 
 
@@ -113,8 +115,8 @@ def test_file_that_kills_or_stops_its_decoder_is_named_and_the_others_are_decode
         return decode_picture(name, content, background=background)
 
     monkeypatch.setattr(decoding, "decode_picture", misbehave)
-    monkeypatch.setattr(decoding, "SECONDS_WORTH_WORKERS", 0.0)
-    monkeypatch.setattr(decoding, "SECONDS_PER_FILE", 1)
+    monkeypatch.setattr(working, "SECONDS_WORTH_WORKERS", 0.0)
+    monkeypatch.setattr(working, "SECONDS_PER_FILE", 1)
     files = make_files(4 * CHUNK_FILES)
     chunks = decode(files, workers=2)
     decoded = {name: image for chunk in chunks for name, image in zip(chunk.names, chunk.pixels, strict=True)}
@@ -126,7 +128,7 @@ def test_file_that_kills_or_stops_its_decoder_is_named_and_the_others_are_decode
 
 WAIT_IN_WORKERS = """
 import hashlib, os, time
-from imclass.data import decode
+from imclass.data import decode, workers
 from imclass.params import BuildParams
 
 def wait(name, content, background):
@@ -135,7 +137,7 @@ def wait(name, content, background):
         time.sleep(60)
     raise decode.InputError(name)
 
-decode.CHUNK_FILES, decode.SECONDS_WORTH_WORKERS, decode.decode_picture = 1, 0.0, wait
+workers.CHUNK_FILES, workers.SECONDS_WORTH_WORKERS, decode.decode_picture = 1, 0.0, wait
 to = BuildParams(channels=1, height=5, width=4, fit="crop", background=255)
 files = [(str(at), b"") for at in range(9)]
 list(decode.decode_files(files, dict.fromkeys(map(str, range(9)), hashlib.sha256().hexdigest()), to, workers=2))

@@ -12,13 +12,13 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from operator import itemgetter
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from imclass.data.findings import ROW_KINDS, DataError, Finding
-from imclass.data.source import list_files, read_files
+from imclass.data.source import is_archive, is_hidden, is_image, list_files, read_files
 from imclass.errors import InputError, list_problems
 from imclass.files import CHECK, find_changed_rows, name_in_errors, write_checked_rows
 
@@ -28,7 +28,6 @@ COLUMNS = ("image", "label", "split", "group", "sha256")
 REQUIRED = ("image", "label")
 ANNOTATIONS_FILE = "annotations.csv"  # in a source, gives the labels
 FORMULA = ("=", "+", "-", "@")  # how a label begins that a spreadsheet computes
-IMAGE_SUFFIXES = frozenset([".bmp", ".gif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"])
 
 
 def label_images(source: Path) -> tuple[pd.DataFrame, list[Finding]]:
@@ -113,11 +112,11 @@ def read_annotations(path: Path) -> pd.DataFrame:
 
 def _find_root(names: list[str]) -> str:
     """The prefix of all names but hidden ones: '', or the one folder around everything, with its slash."""
-    tops = {name.split("/", 1)[0] for name in names if not _is_hidden(name)}
+    tops = {name.split("/", 1)[0] for name in names if not is_hidden(name)}
     if len(tops) != 1 or tops <= set(SPLITS):
         return ""
     root = f"{tops.pop()}/"
-    images_inside = any(_is_image(name) and name.count("/") == 1 for name in names)
+    images_inside = any(is_image(name) and name.count("/") == 1 for name in names)
     return "" if images_inside and root + ANNOTATIONS_FILE not in names else root
 
 
@@ -186,7 +185,7 @@ def _find_repeated_rows(table: pd.DataFrame) -> list[Finding]:
 
 
 def _label_by_folder(source: Path, root: str, names: list[str]) -> tuple[pd.DataFrame, list[Finding]]:
-    images = [name for name in names if _is_image(name)]
+    images = [name for name in names if is_image(name)]
     tops = {image.removeprefix(root).split("/", 1)[0] for image in images}
     by_split = bool(tops) and tops <= set(SPLITS)
     if not by_split and {"train", "test"} <= {top.lower() for top in tops}:
@@ -206,14 +205,6 @@ def _label_by_folder(source: Path, root: str, names: list[str]) -> tuple[pd.Data
     return table, _find_unused(names, set(images))
 
 
-def _is_image(name: str) -> bool:
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES and not _is_hidden(name)
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-
-
 def _check_text(source: Path, table: pd.DataFrame) -> None:
     """Refuse what no CSV file gives back as it was: a carriage return, and a file name that is not UTF-8."""
     faults = [
@@ -227,7 +218,7 @@ def _check_text(source: Path, table: pd.DataFrame) -> None:
 
 def _find_unused(names: list[str], used: set[str]) -> list[Finding]:
     return [
-        Finding("unused_file", name, "an archive, not opened" if _is_archive(name) else "not used")
+        Finding("unused_file", name, "an archive, not opened" if is_archive(name) else "not used")
         for name in names
         if name not in used
     ]
@@ -273,10 +264,6 @@ def _is_odd(text: str) -> bool:
 def _leaves(name: str) -> bool:
     """Whether the name leads out of a folder that an archive is unpacked into, on some system. Here none ever is."""
     return name.startswith(("/", "\\")) or name[1:2] == ":" or ".." in name.replace("\\", "/").split("/")
-
-
-def _is_archive(name: str) -> bool:
-    return name.lower().endswith((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"))
 
 
 def _read_rows(content: bytes) -> tuple[list[tuple[int, list[str]]], list[Fault]]:

@@ -1,0 +1,140 @@
+"""Files, chunk by chunk -> what a function makes of each chunk, in worker processes where that pays."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from itertools import chain
+from typing import TypeVar
+
+CHUNK_FILES = 256
+CHUNK_BYTES = 4 * 2**20
+CHUNKS_AHEAD = 2  # of each worker, so that none waits for the next
+SECONDS_WORTH_WORKERS = 0.3  # of work; starting workers takes about a tenth of that
+SECONDS_PER_FILE = 10  # a decoder that takes longer hangs
+
+File = tuple[str, bytes, str | None]  # name, content and, where it is known, expected sha256
+Result = TypeVar("Result")
+Work = Callable[[list[File], int], Result]  # of a chunk, and the seconds for each file (for signal.alarm; 0: any)
+GiveUp = Callable[[str, str], Result]  # of the name of a file that ended its process, and why
+
+
+def process_files(
+    files: Iterable[File],
+    work: Work[Result],
+    give_up: GiveUp[Result],
+    *,
+    num_files: int,
+    workers: int,
+    most: int = CHUNK_FILES,
+) -> Generator[Result, None, None]:
+    """What `work`, which can be pickled, makes of each chunk of at most `most` files, in their order.
+
+    `workers` processes do the work, 0 as many as there are cores; what takes less than a moment is done in this
+    process. `give_up` makes what stands for a file that ended its process.
+    """
+    workers = workers or _count_cores()
+    chunks = _cut(files, min(most, CHUNK_FILES))
+    first = next(chunks, None)
+    if first is None:
+        return
+    start = time.perf_counter()
+    result = work(first, 0)
+    # The first chunk tells how long the others will take.
+    seconds_left = (time.perf_counter() - start) * (num_files / len(first) - 1)
+    yield result
+    if workers == 1 or seconds_left < SECONDS_WORTH_WORKERS:
+        yield from (work(chunk, 0) for chunk in chunks)
+    else:
+        yield from _process_in_workers(chunks, work, give_up, workers)
+
+
+def _process_in_workers(
+    chunks: Iterator[list[File]], work: Work[Result], give_up: GiveUp[Result], workers: int
+) -> Iterator[Result]:
+    """In the order of the chunks. When a worker dies, all that waited for one is done file by file to name which."""
+    waiting: deque[list[File]] = deque()
+    while True:
+        with _start_workers(workers) as pool:
+            futures: deque[Future[Result]] = deque()
+            try:
+                for chunk in chunks:
+                    waiting.append(chunk)
+                    futures.append(pool.submit(work, chunk, SECONDS_PER_FILE))
+                    if len(futures) > CHUNKS_AHEAD * workers:
+                        yield futures.popleft().result()
+                        waiting.popleft()
+                while futures:
+                    yield futures.popleft().result()
+                    waiting.popleft()
+            except BrokenProcessPool:
+                pass
+            except BaseException:
+                _kill(pool)
+                raise
+            else:
+                return
+        yield from _process_one_by_one(chain.from_iterable(waiting), work, give_up)
+        waiting.clear()
+
+
+def _process_one_by_one(files: Iterator[File], work: Work[Result], give_up: GiveUp[Result]) -> Iterator[Result]:
+    while True:
+        with _start_workers(1) as pool:
+            for file in files:
+                try:
+                    yield pool.submit(work, [file], SECONDS_PER_FILE).result()
+                except BrokenProcessPool:
+                    why = f"its decoder crashed, ran out of memory or took longer than {SECONDS_PER_FILE} s"
+                    yield give_up(file[0], why)
+                    break
+            else:
+                return
+
+
+def _start_workers(count: int) -> ProcessPoolExecutor:
+    # Forked where that is safe: a fresh interpreter takes longer to start than to decode some thousand small pictures.
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+    return ProcessPoolExecutor(count, context, _end_with_parent)
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    """Let nobody wait for results that nobody wants, as after Ctrl-C. From Python 3.14 on, pools have a method."""
+    for worker in list(pool._processes.values()):
+        worker.kill()
+
+
+def _end_with_parent() -> None:
+    """Let no worker outlive a process that is killed, and leave Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _count_cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _cut(files: Iterable[File], most: int) -> Iterator[list[File]]:
+    chunk: list[File] = []
+    size = 0
+    for file in files:
+        chunk.append(file)
+        size += len(file[1])
+        if len(chunk) == most or size >= CHUNK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
