@@ -21,8 +21,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from imclass.errors import InputError
 from imclass.serving.model import Model
 from imclass.serving.server.batching import Batcher
-from imclass.serving.server.explaining import Explainer, NotAvailableError
-from imclass.serving.server.intake import Limits, Slots, answer_in_time, look_at
+from imclass.serving.server.explaining import Explainer
+from imclass.serving.server.intake import RETRY, Limits, Slots, answer_in_time, look_at
 from imclass.serving.server.metrics import Metrics
 from imclass.serving.server.page import CONTENT_SECURITY_POLICY, write_page
 
@@ -157,9 +157,9 @@ def make_app(served: Served, limits: Limits, *, decoders: int, only_loopback: bo
             async with asyncio.timeout(limits.seconds):
                 probabilities = await asyncio.shield(probes[0])
         except Exception as error:
-            raise HTTPException(503, f"the model does not answer: {error!r}") from None
+            raise HTTPException(503, f"the model does not answer: {error!r}", RETRY) from None
         if not np.isfinite(probabilities).all():
-            raise HTTPException(503, "the model's answers are not finite")
+            raise HTTPException(503, "the model's answers are not finite", RETRY)
         return Health(model=served.sha256, classes=len(model.classes))
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {CONTENT_TYPE_LATEST: {}}}})
@@ -223,10 +223,6 @@ def _answer_problems(app: FastAPI) -> None:
     @app.exception_handler(InputError)
     async def tell_picture(_: Request, error: InputError) -> JSONResponse:
         return JSONResponse({"detail": str(error)}, 422)
-
-    @app.exception_handler(NotAvailableError)
-    async def tell_missing(_: Request, error: NotAvailableError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 404)
 
     @app.exception_handler(ClientDisconnect)
     async def tell_nobody(_: Request, __: ClientDisconnect) -> Response:

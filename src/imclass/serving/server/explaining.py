@@ -12,16 +12,15 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any
 
+from fastapi import HTTPException
+
 from imclass.errors import InputError
+from imclass.serving.server.intake import RETRY
 
 NICENESS = 10
 MOST_SECONDS = 120.0  # for one picture, and for loading PyTorch before the first
 
 Explain = Callable[[bytes], dict[str, Any]]
-
-
-class NotAvailableError(Exception):
-    """Why nothing can be explained."""
 
 
 class Explainer:
@@ -39,7 +38,8 @@ class Explainer:
     def explain(self, content: bytes) -> dict[str, Any]:
         """See `Explanations.explain`; to be called in `thread`.
 
-        Raises InputError for the picture, NotAvailableError where there is no such model or the process has ended.
+        Raises InputError for the picture, HTTPException 404 where it cannot be explained by these files, 503 where the
+        process has ended.
         """
         connection = self._connection or self._start()
         try:
@@ -49,11 +49,12 @@ class Explainer:
             kind, answer = connection.recv()
         except (EOFError, OSError) as error:
             self.close()
-            raise NotAvailableError(f"the process that explains has ended: {error or 'for want of memory?'}") from None
+            reason = str(error) or "for want of memory?"
+            raise HTTPException(503, f"the process that explains has ended: {reason}", RETRY) from None
         if kind == "refused":
             raise InputError(answer)
         if kind == "not available":
-            raise NotAvailableError(answer)
+            raise HTTPException(404, answer)
         return answer
 
     def close(self) -> None:

@@ -13,7 +13,7 @@ from PIL import Image
 from imclass.data.images import FORMATS, PNG_HEADER, PNG_SIGNATURE, Pixels, decode_image
 from imclass.errors import InputError
 
-RETRY_SECONDS = 1  # after which one that was turned away may try again
+RETRY = {"Retry-After": "1"}  # in seconds, for one that was turned away
 MOST_SCANS = 100  # of a JPEG; cameras and editors write 1 to 12, and each costs a pass over all pixels
 SCAN = b"\xff\xda"  # starts one, and cannot stand within its data
 
@@ -43,7 +43,7 @@ class Slots:
         """Raises HTTPException 503 where none is free."""
         if self.taken >= self.count:
             message = f"{self.count} requests are being answered, and there is no room for more: try again"
-            raise HTTPException(503, message, {"Retry-After": str(RETRY_SECONDS)})
+            raise HTTPException(503, message, RETRY)
         self.taken += 1
 
     def give_back(self) -> None:

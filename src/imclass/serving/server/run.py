@@ -3,6 +3,7 @@
 import asyncio
 import ipaddress
 import logging
+import math
 import os
 import signal
 import socket
@@ -22,7 +23,6 @@ from imclass.serving.server.intake import Limits
 
 TRAINED, PACKED = Path("models/model.safetensors"), Path("data/packed")
 PROBE_IMAGES = 4
-IDLE_SECONDS = 20  # of a connection without a request, or without the whole head of one
 GRACE_SECONDS = 10  # for what is under way when the server is told to end
 
 
@@ -62,9 +62,10 @@ def serve(
             http=_Connection,
             loop="asyncio",
             ws="none",
-            log_level="warning",
+            log_level="error",
             access_log=False,
             server_header=False,
+            timeout_keep_alive=math.ceil(limits.seconds),
             timeout_graceful_shutdown=GRACE_SECONDS,
         )
     )
@@ -82,13 +83,13 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(IDLE_SECONDS, self._end_if_idle, self.cycle)
+        self.loop.call_later(self.timeout_keep_alive, self._end_if_idle, self.cycle)
 
     def _end_if_idle(self, seen: RequestResponseCycle | None) -> None:
         if self.cycle is seen and (seen is None or seen.response_complete):
             self.transport.close()
         elif not self.transport.is_closing():
-            self.loop.call_later(IDLE_SECONDS, self._end_if_idle, self.cycle)
+            self.loop.call_later(self.timeout_keep_alive, self._end_if_idle, self.cycle)
 
 
 def _choose_explainer(model: Model, limits: Limits, trained: Path | None, packed: Path | None) -> Explainer | str:
