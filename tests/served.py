@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,9 @@ from imclass.models.modelfile import save_model
 ROOT = Path(__file__).parents[1]
 COLOURS = {"blue": (30, 60, 220), "green": (40, 200, 60), "red": (220, 40, 30)}
 FIT = {"channels": 3, "height": 16, "width": 16, "fit": "crop", "background": 255}
+
+NETWORK = {"name": "cnn", "widths": [8], "dropout": 0.0}
+CONFIG = ModelConfig(list(COLOURS), FIT, [0.4] * 3, True, NETWORK, [0.3] * 3)
 
 
 def draw(colour: str, seed: int = 0, *, width: int = 40, height: int = 30) -> Image.Image:
@@ -47,6 +51,13 @@ class Reply(NamedTuple):
         return json.loads(self.body)
 
 
+def read_reply(connection: socket.socket) -> Reply:
+    """The answer that comes on a connection."""
+    answer = http.client.HTTPResponse(connection)
+    answer.begin()
+    return _read(answer)
+
+
 class Server:
     """A process of `imclass serve`."""
 
@@ -69,8 +80,7 @@ class Server:
         try:
             default = {"Content-Type": "application/octet-stream"} if body is not None else {}
             connection.request(method, path, body, {**default, **(headers or {})})
-            answer = connection.getresponse()
-            return Reply(answer.status, {key.lower(): text for key, text in answer.getheaders()}, answer.read())
+            return _read(connection.getresponse())
         finally:
             connection.close()
 
@@ -105,7 +115,12 @@ class Server:
             return status, self.read_log()
 
 
-def train(folder: Path, seed: int = 0) -> None:
+def _read(answer: http.client.HTTPResponse) -> Reply:
+    with answer:
+        return Reply(answer.status, {key.lower(): text for key, text in answer.getheaders()}, answer.read())
+
+
+def train(folder: Path) -> None:
     """Write a model of the colours, its export and its packed set, where a project has them."""
     images = np.stack([np.asarray(draw(colour, seed, width=16, height=16)) for seed in range(20) for colour in COLOURS])
     images = images.transpose(0, 3, 1, 2)
@@ -115,9 +130,8 @@ def train(folder: Path, seed: int = 0) -> None:
     (folder / "data").mkdir(parents=True)
     write_packed(folder / "data" / "packed", rows, [(names, images)], FIT)
 
-    torch.manual_seed(seed)
-    network = {"name": "cnn", "widths": [8], "dropout": 0.0}
-    model = build_model(ModelConfig(list(COLOURS), FIT, [0.4] * 3, True, network, [0.3] * 3)).train()
+    torch.manual_seed(0)
+    model = build_model(CONFIG).train()
     optimizer = torch.optim.Adam([one for one in model.parameters() if one.requires_grad], lr=0.01)
     pixels, labels = torch.from_numpy(images), torch.arange(len(images)) % 3
     for _ in range(20):

@@ -67,7 +67,8 @@ class Explanations:
 
         Raises InputError where it is not a sound picture or beyond a limit.
         """
-        image = fit_image(decode_within(content, self._limits, self._fit.background), self._fit)[None]
+        pixels = decode_within(content, self._limits, self._fit.background)
+        image = fit_image(pixels, self._fit)[None].copy()  # Pillow's may not be written to, which PyTorch warns of
         winner = compute_logits(self._model, image).argmax(1).numpy()
         answer: dict[str, Any] = {
             "label": self._model.config.classes[winner[0]],
