@@ -118,6 +118,7 @@ def test_dropped_picture_is_labelled_and_explained(server: Server, open_page: Op
 
 def test_files_are_chosen_with_the_keyboard(server: Server, open_page: Open, pictures: list[Path]) -> None:
     page = open_page(server)
+    page.on("filechooser", lambda _: None)  # from now on Chromium asks us, and not the screen
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
     assert page.evaluate("getComputedStyle(document.getElementById('drop')).outlineStyle") == "solid"

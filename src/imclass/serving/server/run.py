@@ -110,9 +110,12 @@ def _choose_explainer(model: Model, limits: Limits, trained: Path | None, packed
 def _listen(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        return socket.create_server(address[:2], family=family)
+        listener = socket.create_server(address[:2], family=family)
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen on {host} port {port}: {error}; --host and --port take others") from None
+    # Else the body of an answer waits some 40 ms for its head to be acknowledged; asyncio does it for sockets of its own.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
 
 
 def _read_hash(path: Path) -> str:
