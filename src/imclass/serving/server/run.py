@@ -113,7 +113,7 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.create_server(address[:2], family=family)
     except (OSError, OverflowError) as error:
         raise InputError(f"cannot listen on {host} port {port}: {error}; --host and --port take others") from None
-    # Else the body of an answer waits some 40 ms for its head to be acknowledged; asyncio does it for sockets of its own.
+    # Else the body of an answer waits some 40 ms for its head to be acknowledged; asyncio does so for its own sockets.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
