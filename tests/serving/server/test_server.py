@@ -197,6 +197,11 @@ def test_an_answer_that_takes_too_long_is_given_up(strict: Server) -> None:
     assert 504 in statuses, statuses
     wait_until(lambda: strict.read_metric("imclass_requests_in_progress") == 0, 30)
     assert strict.predict(encode_picture(draw("red"))).status == 200
+    for _ in range(2):
+        strict.predict(heavy)
+        wait_until(lambda: strict.read_metric("imclass_requests_in_progress") == 0, 30)
+    assert strict.read_memory("VmHWM") > 400
+    assert strict.read_memory("VmRSS") < 250, "memory is given back"
 
 
 def test_answers_on_one_connection_do_not_wait_for_acknowledgements(server: Server) -> None:

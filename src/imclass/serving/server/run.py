@@ -1,12 +1,14 @@
 """Model file + limits -> a running server, until it is told to end."""
 
 import asyncio
+import ctypes
 import ipaddress
 import logging
 import math
 import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +25,7 @@ from imclass.serving.server.intake import Limits
 
 TRAINED, PACKED = Path("models/model.safetensors"), Path("data/packed")
 PROBE_IMAGES = 4
+M_MMAP_THRESHOLD, LARGE = -3, 2**20  # of glibc's malloc.h, in bytes
 GRACE_SECONDS = 10  # for what is under way when the server is told to end
 
 
@@ -47,6 +50,7 @@ def serve(
             raise InputError(
                 f"{path}: there is no such file; dvc repro makes those of the pipeline, dvc pull gets them"
             )
+    _give_memory_back()
     cores = len(os.sched_getaffinity(0))
     model = open_model(model_file, threads=threads or cores)
     explainer = _choose_explainer(model, limits, trained, packed)
@@ -116,6 +120,12 @@ def _listen(host: str, port: int) -> socket.socket:
     # Else the body of an answer waits some 40 ms for its head to be acknowledged; asyncio does so for its own sockets.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
+
+
+def _give_memory_back() -> None:
+    """Let large blocks go back to the system when they are freed: glibc learns to keep what pictures once took."""
+    with suppress(AttributeError, OSError):  # another C library
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, LARGE)
 
 
 def _read_hash(path: Path) -> str:
