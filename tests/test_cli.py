@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 HEAVY = {"torch", "torchvision", "sklearn", "pandas", "scipy", "matplotlib", "onnx", "onnxruntime", "torch._dynamo"}
+HEAVY |= {"fastapi", "uvicorn"}
 LOAD_STAGE = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location("stage", "stages/{stage}.py")
@@ -34,7 +35,8 @@ def list_heavy_modules(code: str) -> tuple[set[str], str]:
 
 
 @pytest.mark.parametrize(
-    "command", ["", "fetch", "compare", "diff", "accept", "verify", "doctor", "recipe", "lr-find", "predict"]
+    "command",
+    ["", "fetch", "compare", "diff", "accept", "verify", "doctor", "recipe", "lr-find", "predict", "serve"],
 )
 def test_help_loads_nothing_heavy(command: str) -> None:
     code = CALL_HELP.format(command=command) if command else CALL_HELP.replace("{command!r}, ", "")

@@ -154,6 +154,34 @@ def predict(
     predict_images(model, inputs, out, top=top, workers=workers)
 
 
+@app.command()
+def serve(
+    model: Annotated[Path, typer.Argument(help="The exported .onnx file.")] = Path("models/export/model.onnx"),
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is all, for other machines.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one.")] = 8000,
+    trained: Annotated[
+        Path | None,
+        typer.Option(
+            help="The model's .safetensors file, to explain answers. Default: models/model.safetensors, if any"
+        ),
+    ] = None,
+    packed: Annotated[
+        Path | None, typer.Option(help="Its training images, to show the nearest. Default: data/packed, if any")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=0, help="Cores that the model computes on, 0: all.")] = 1,
+    at_once: Annotated[int, typer.Option(min=1, help="Requests that are read or answered at once.")] = 64,
+    seconds: Annotated[float, typer.Option(min=0.1, help="From the start of a request to its answer.")] = 30,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="Largest picture file.")] = 10,
+    megapixels: Annotated[float, typer.Option(min=0.001, max=64, help="Largest picture.")] = 25,
+) -> None:
+    """Open a page, and an HTTP endpoint, that say what is on pictures."""
+    from imclass.serving.server.intake import Limits
+    from imclass.serving.server.run import serve as serve_model
+
+    limits = Limits(seconds, round(1e6 * megabytes), round(1e6 * megapixels), at_once)
+    serve_model(model, limits, host=host, port=port, threads=threads, trained=trained, packed=packed)
+
+
 def main() -> None:
     """Run the command line; a user's mistake ends it with its message and status 1."""
     try:
