@@ -23,11 +23,11 @@ PACKAGES = ("onnxruntime", "numpy", "pillow")
 def strangers_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python that has three packages and what they need."""
     folder = tmp_path_factory.mktemp("stranger")
-    uv = [sys.executable, "-m", "uv"]
-    subprocess.run([*uv, "venv", "--quiet", "--python", sys.executable, folder], check=True)
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     python = folder / "bin" / "python"
     wanted = [f"{name}=={version(name)}" for name in PACKAGES]
-    subprocess.run([*uv, "pip", "install", "--quiet", "--python", python, *wanted], check=True)
+    pip = [sys.executable, "-m", "pip", "--python", python, "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "install", *wanted], check=True)
     return python
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from PIL import Image
 from pipeline import Reproduced, ShareFolder
-from pyarrow import parquet
 
 from imclass.data.images import SUFFIXES
 from imclass.data.source import IMAGE_SUFFIXES, MAX_FILE_BYTES
@@ -26,9 +25,11 @@ Encode = Callable[..., bytes]
 WriteSource = Callable[[Path, dict[str, bytes]], Path]
 
 
-def predict(*arguments: object, folder: Path, code: str = CALL, **options: Any) -> subprocess.CompletedProcess[bytes]:
+def predict(
+    *arguments: object, folder: Path, code: str = CALL, packages: Path = ROOT, **options: Any
+) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-c", code, "predict", *map(str, arguments)]
-    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    env = {**os.environ, "PYTHONPATH": f"{ROOT / 'src'}{os.pathsep}{packages}"}
     return subprocess.run(command, cwd=folder, env=env, capture_output=True, timeout=120, **options)
 
 
@@ -118,29 +119,52 @@ ODD_NAMES = ["with space.png", "a,b.png", 'quo"te.png', "new\nline.png", "fußba
 
 
 def test_each_format_holds_the_same_whatever_the_names_are(
-    tmp_path: Path, onnx: Path, pngs: list[bytes], write_source: WriteSource
+    tmp_path: Path, onnx: Path, pyarrow: Path, pngs: list[bytes], write_source: WriteSource
 ) -> None:
     folder = write_source(tmp_path / "odd", dict(zip(ODD_NAMES, pngs, strict=False)))
     (folder / os.fsdecode(b"caf\xe9.png")).write_bytes(pngs[5])  # not UTF-8, which no table can hold
     names = [f"odd/{name}" for name in sorted([*ODD_NAMES, r"caf\xe9.png"])]
     for top in 1, 3:
         for suffix in "csv", "jsonl", "parquet":
-            done = predict(onnx, "odd", "--top", top, "--out", f"new/out{top}.{suffix}", folder=tmp_path)
+            done = predict(
+                onnx, "odd", "--top", top, "--out", f"new/out{top}.{suffix}", folder=tmp_path, packages=pyarrow
+            )
             assert (done.returncode, done.stdout) == (0, b""), done.stderr.decode()
         with (tmp_path / f"new/out{top}.csv").open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
         lines = (tmp_path / f"new/out{top}.jsonl").read_text("utf-8").split("\n")[:-1]
-        table = parquet.read_table(tmp_path / f"new/out{top}.parquet")
+        columns = read_parquet(tmp_path / f"new/out{top}.parquet", pyarrow)
         assert sorted(row[0] for row in rows) == names
-        assert table.column_names == header
+        assert list(columns) == header
         assert header[:3] == (["image", "label", "probability"] if top == 1 else ["image", "label_1", "probability_1"])
-        for row, line, values in zip(rows, lines, zip(*table.to_pydict().values(), strict=True), strict=True):
+        for row, line, values in zip(rows, lines, zip(*columns.values(), strict=True), strict=True):
             best = [{"label": row[at], "probability": float(row[at + 1])} for at in range(1, 2 * top, 2)]
             assert json.loads(line) == {"image": row[0], "predictions": best}
             assert [text if isinstance(text, str) else f"{text:.6f}" for text in values] == row
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == sorted(
         f"out{top}.{suffix}" for top in (1, 3) for suffix in ("csv", "jsonl", "parquet")
     )
+
+
+@pytest.fixture(scope="session")
+def pyarrow(share_folder: ShareFolder) -> Path:
+    """A folder that has it: pandas changes what it does where it can find it, so the environment does not."""
+
+    def install(folder: Path) -> None:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*command, "--target", folder, "pyarrow==26.0.1"], check=True)
+
+    return share_folder("pyarrow", install)
+
+
+def read_parquet(path: Path, pyarrow: Path) -> dict[str, list[Any]]:
+    code = (
+        "import json, sys; from pyarrow import parquet; print(json.dumps(parquet.read_table(sys.argv[1]).to_pydict()))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(pyarrow)}
+    done = subprocess.run([sys.executable, "-c", code, path], env=env, capture_output=True, check=True)
+    columns: dict[str, list[Any]] = json.loads(done.stdout)
+    return columns
 
 
 def test_unreadable_files_are_told_and_all_others_predicted(
@@ -167,6 +191,7 @@ def test_unreadable_files_are_told_and_all_others_predicted(
     ("model", "arguments", "why"),
     [
         ("", ("--top", 11), "--top: expected 1 to 10, the number of classes, found 11"),
+        ("", ("--out", "out.parquet"), "out.parquet: Parquet needs pyarrow: pip install pyarrow"),
         ("", ("--out", "out.xlsx"), "out.xlsx: expected a table, a .csv, .jsonl or .parquet file"),
         ("a.png", (), "a.png: expected a model, a .onnx or .safetensors file"),
         ("none.onnx", (), "[Errno 2] No such file or directory: 'none.onnx'"),
@@ -204,17 +229,17 @@ def test_workers_change_no_byte(reproduced: Reproduced, many: Path, model: str) 
     assert here.stdout == there.stdout
 
 
-def test_memory_does_not_grow_with_the_number_of_images(onnx: Path, many: Path, tmp_path: Path) -> None:
+def test_memory_does_not_grow_with_the_number_of_images(onnx: Path, pyarrow: Path, many: Path, tmp_path: Path) -> None:
     tell = "[getrusage(who).ru_maxrss // 1024 for who in (RUSAGE_SELF, RUSAGE_CHILDREN)]"
     told = f"import atexit, sys; from resource import *; atexit.register(lambda: print(*{tell}, file=sys.stderr))"
     code = f"{told}; {IN_WORKERS}"
     out = tmp_path / "out.parquet"
     peaks = []
     for name in "few", "more":
-        done = predict(onnx, name, "--workers", 2, "--out", out, code=code, folder=many)
+        done = predict(onnx, name, "--workers", 2, "--out", out, code=code, folder=many, packages=pyarrow)
         assert done.returncode == 0, done.stderr.decode()
         peaks.append([int(text) for text in done.stderr.split()])
-    assert parquet.read_metadata(out).num_rows == 12_000
+    assert len(read_parquet(out, pyarrow)["image"]) == 12_000
     assert all(more < few + 12 for few, more in zip(*peaks, strict=True)), peaks  # MB; the pixels and rows: far less
 
 
