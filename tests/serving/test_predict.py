@@ -191,7 +191,7 @@ def test_unreadable_files_are_told_and_all_others_predicted(
     ("model", "arguments", "why"),
     [
         ("", ("--top", 11), "--top: expected 1 to 10, the number of classes, found 11"),
-        ("", ("--out", "out.parquet"), "out.parquet: Parquet needs pyarrow: pip install pyarrow"),
+        ("", ("--out", "out.parquet"), "--out: Parquet needs pyarrow: pip install pyarrow"),
         ("", ("--out", "out.xlsx"), "out.xlsx: expected a table, a .csv, .jsonl or .parquet file"),
         ("a.png", (), "a.png: expected a model, a .onnx or .safetensors file"),
         ("none.onnx", (), "[Errno 2] No such file or directory: 'none.onnx'"),

@@ -93,7 +93,7 @@ def _open_parquet(path: Path, classes: list[str], top: int) -> Iterator[Write]:
         import pyarrow as pa
         from pyarrow import parquet
     except ImportError:
-        raise InputError(f"{path}: Parquet needs pyarrow: pip install pyarrow") from None
+        raise InputError("--out: Parquet needs pyarrow: pip install pyarrow") from None
 
     types = {"image": pa.string(), "label": pa.string(), "probability": pa.float32()}
     schema = pa.schema([(column, types[column.partition("_")[0]]) for column in name_columns(top)])
