@@ -29,7 +29,6 @@ def export(
     model_file: Path,
     metrics: Path,
     data: Path,
-    gate: Path,
     folder: Path,
     parity_file: Path,
 ) -> dict[str, object]:
@@ -57,14 +56,14 @@ def export(
         if params.export.int8_loss is not None:
             labels = packed.splits["test"].labels
             found["int8"] = judge_int8(temporary, trials["onnx"], trials["int8"], labels, limit=params.export.int8_loss)
-        reports = {path.stem: json.loads(path.read_text("utf-8")) for path in (metrics, data, gate)}
+        reports = {path.stem: json.loads(path.read_text("utf-8")) for path in (metrics, data)}
         write_card(temporary / "README.md", model, found, **reports)
     write_text(parity_file, json.dumps(found, indent=2) + "\n")
     images = len(packed.splits["test"].labels)
     speeds = {f"{name}_images_per_second": round(images / trial.seconds, 1) for name, trial in trials.items()}
     for name, parity in found.items():
         told = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in parity.items())
-        print(f"{name}: {told}; {trials['model'].seconds / trials[name].seconds:.1f} times as fast as the model")
+        print(f"{name}: {told}; {images / trials[name].seconds:,.0f} images/s, with resizing")
     return {"images": images, **speeds, **describe_device(torch.device("cpu"))}
 
 

@@ -82,6 +82,15 @@ def test_both_files_take_pictures_of_any_size_grey_or_rgb_as_build_does(
                 np.testing.assert_allclose(run(pictures), predict(model, fitted), atol=1e-6)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.filterwarnings("ignore")
+def test_pictures_of_other_channels_are_refused_by_both(channels: int, tmp_path: Path) -> None:
+    for run in save_both(make_model("mlp", channels=channels), tmp_path):
+        for depth in 2, 4, 5:
+            with pytest.raises(Exception, match="(?i)out of|guard|channels"):
+                run(np.zeros((1, 8, 8, depth), np.uint8))
+
+
 @pytest.mark.parametrize("network", ["resnet", "resnet18", "mobilenet_v3_small"])
 def test_deep_networks_are_exported_and_explained(network: str, tmp_path: Path) -> None:
     model = make_model(network, channels=3, side=32)

@@ -7,14 +7,20 @@ import sys
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
+from PIL import Image, ImageOps
 from pipeline import Reproduced, replace, run
 
+from imclass.data.images import decode_image, fit_image
 from imclass.data.packed import open_packed
+from imclass.export.card import _quote, _quote_in_cell, _write_call
 from imclass.export.parity import Trial
 from imclass.export.quantize import INT8, judge_int8
+from imclass.params import BuildParams
+from imclass.serving.model import open_model
 
 PACKAGES = ("onnxruntime", "numpy", "pillow")
 
@@ -49,12 +55,67 @@ def test_the_cards_program_gets_the_labels_of_the_whole_test_split(
     assert "No module named 'imclass'" in listed.stderr
 
 
+def test_the_cards_program_reads_pictures_as_build_does(
+    strangers_python: Path, reproduced: Reproduced, tmp_path: Path
+) -> None:
+    exported = reproduced.project / "models/export"
+    (program,) = re.findall(r"^```python\n(.*?)^```$", (exported / "README.md").read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "predict.py").write_text(program)
+    model = open_model(exported / "model.onnx", threads=1)
+    (tmp_path / "model.onnx").write_bytes((exported / "model.onnx").read_bytes())
+    levels = np.linspace(0, 255, 17 * 12).reshape(12, 17).astype(np.uint8)
+    shape = np.random.default_rng(0).integers(0, 256, (12, 17), np.uint8)
+    pictures = {
+        "grey.png": Image.fromarray(levels),
+        "alpha.png": Image.fromarray(np.dstack([np.zeros((12, 17, 3), np.uint8), shape])),
+        "grey alpha.png": Image.fromarray(np.dstack([levels, shape])),
+        "deep.png": Image.fromarray(np.arange(12 * 17, dtype=np.uint16).reshape(12, 17) * 321),
+        "turned.jpg": Image.fromarray(levels),
+    }
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, picture in pictures.items():
+        picture.save(tmp_path / name, exif=exif if name == "turned.jpg" else None)
+    command = [str(strangers_python), "-I", "predict.py", *pictures]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    for name, line in zip(pictures, printed.splitlines(), strict=True):
+        fitted = fit_image(decode_image(name, (tmp_path / name).read_bytes()), model.fit)
+        probabilities = model.predict(fitted[None])[0]
+        assert line == f"{name}\t{model.classes[probabilities.argmax()]}\t{probabilities.max():.4f}"
+
+
+@pytest.mark.parametrize("fit", ["crop", "pad", "stretch"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_cards_call_of_pillow_gives_the_pixels_of_build(
+    fit: Literal["crop", "pad", "stretch"], channels: Literal[1, 3]
+) -> None:
+    to = BuildParams(channels=channels, height=9, width=7, fit=fit, background=40)
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 31, 3), np.uint8))
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    pixels = np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)
+    found = eval(_write_call(to.model_dump()), {"Image": Image, "ImageOps": ImageOps, "picture": picture})
+    np.testing.assert_array_equal(np.atleast_3d(np.asarray(found)).transpose(2, 0, 1), fit_image(pixels, to))
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "cell"),
+    [
+        ("a|b", "`a|b`", r"`a\|b`"),
+        ("a`", "`` a` ``", "`` a` ``"),
+        ("``<b>", "``` ``<b> ```", "``` ``<b> ```"),
+        ("two\nlines", r"`two\nlines`", r"`two\nlines`"),
+    ],
+)
+def test_names_of_classes_end_no_code_and_no_cell(name: str, code: str, cell: str) -> None:
+    assert (_quote(name), _quote_in_cell(name)) == (code, cell)
+
+
 def test_the_card_tells_what_the_run_left_in_its_files(reproduced: Reproduced) -> None:
     card = (reproduced.project / "models/export/README.md").read_text()
     packed = open_packed(reproduced.project / "data/packed")
     assert packed.fingerprint in card
     assert "- `epochs`: 2\n" in card
-    assert "On 347 test images" in card
+    assert "On the 347 images of the test split" in card
     assert "| `3` | 126 | 30 | 27 |" in card
     assert (reproduced.project / "models/export/model.safetensors").read_bytes() == (
         reproduced.project / "models/model.safetensors"

@@ -78,12 +78,13 @@ def test_inputs_of_every_kind_come_in_their_order(
     write_source(tmp_path / "many", {"2.png": pngs[9], "in/1.png": pngs[10], "[1].png": pngs[11]})
     (tmp_path / "plain").write_bytes(pngs[7])
     (tmp_path / "listed").write_bytes(pngs[8])
-    given = ["plain", "c.zip", "-", "b/", "many/**", "d.tar.gz", "many/*.png", "many/[1].png", "./b/z.png"]
+    given = ["plain", "c.zip", "-", "b/", "many/**", "d.tar.gz", "many/*.png", "many/[1].png", "./b/z.png", "**/i*"]
     done = predict(onnx, *given, folder=tmp_path, input=b"listed\nplain\n")
     many = ["many/2.png", "many/[1].png", "many/in/1.png"]
     assert list_names(done) == [
         *["plain", "c.zip/2.png", "c.zip/1.png", "listed", "plain", "b/sub/a.PNG", "b/z.png", *many],
         *["d.tar.gz/x/2.png", "d.tar.gz/x/1.png", "many/2.png", "many/[1].png", "many/[1].png", "./b/z.png"],
+        "many/in/1.png",
     ]
     assert b"left out 2 files that are no images by their names" in done.stderr  # hidden or another suffix
     rows = {row[0]: row[1:] for row in read_rows(done)[1:]}

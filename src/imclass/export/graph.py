@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
-from torch.export import ExportedProgram
+from torch.export import Dim, ExportedProgram
 
 from imclass.export.resize import Resize
 from imclass.export.seal import seal_onnx, seal_zip
@@ -24,7 +24,7 @@ from imclass.models.classifier import Classifier
 
 METADATA_KEY = "imclass"
 INPUT, OUTPUT = "pictures", "probabilities"
-DIMENSIONS = (("number", None), ("height", None), ("width", None), ("channels", 3))
+DIMENSIONS = {0: Dim("number"), 1: Dim("height"), 2: Dim("width"), 3: Dim("channels", max=3)}
 TRACED = (2, 20, 30, 3)  # number, height, width and channels of the pictures that a graph is traced with: no matter
 
 
@@ -43,9 +43,8 @@ class PictureClassifier(nn.Module):
 def trace_program(model: Classifier) -> ExportedProgram:
     """Trace the model in eval mode for any number of pictures of any size."""
     pictures = torch.zeros(TRACED, dtype=torch.uint8)
-    sizes = {at: torch.export.Dim(name, max=most) for at, (name, most) in enumerate(DIMENSIONS)}
     with torch.no_grad():
-        program = torch.export.export(PictureClassifier(model), (pictures,), dynamic_shapes=(sizes,))
+        program = torch.export.export(PictureClassifier(model), (pictures,), dynamic_shapes=(DIMENSIONS,))
     for module in program.graph_module.modules():
         if isinstance(module, torch.fx.GraphModule):
             for node in module.graph.nodes:

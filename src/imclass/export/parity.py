@@ -19,7 +19,7 @@ from imclass.models.classifier import Classifier
 from imclass.models.inference import compute_logits
 
 BATCH_PICTURES = 256  # at most, and so many that they have not more than:
-BATCH_PIXELS = 2**22
+BATCH_BYTES = 2**22
 
 Run = Callable[[UInt8[np.ndarray, "n h w c"]], Float[np.ndarray, "n classes"]]
 
@@ -59,6 +59,7 @@ def open_onnx(path: Path, *, threads: int) -> Run:
         raise InputError(f"{path}: expected all weights inside, found {outside[0]!r} in another file")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = False  # which would keep what the largest picture took
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda pictures: session.run(None, {name: pictures})[0]
@@ -118,7 +119,7 @@ def check_parity(parities: dict[str, Parity], *, tolerance: float) -> None:
         if not parity.largest_difference <= tolerance:
             raise InputError(
                 f"{name}: expected probabilities within {tolerance:g} of the model's (export.tolerance), "
-                f"found a difference of {parity.largest_difference:.3g}"
+                f"found a difference of {parity.largest_difference:.3g}; or the image files changed since build"
             )
 
 
@@ -130,7 +131,7 @@ def _read_batches(
     pictures: list[Pixels] = []
     for name, content in read_files(source, names):
         picture = decode_image(name, content, background=background)
-        full = len(batch) == BATCH_PICTURES or (len(batch) + 1) * picture.size > BATCH_PIXELS
+        full = len(batch) == BATCH_PICTURES or (len(batch) + 1) * picture.size > BATCH_BYTES
         if batch and (full or picture.shape != pictures[0].shape):
             yield batch, np.stack(pictures).transpose(0, 2, 3, 1)
             batch, pictures = [], []

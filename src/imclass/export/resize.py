@@ -34,7 +34,7 @@ class Resize(nn.Module):
         self.fit, self.background = fit["fit"], float(fit["background"])
 
     def forward(self, pictures: UInt8[Tensor, "n h w c"]) -> UInt8[Tensor, "n c2 h2 w2"]:
-        """`c` is 1 or 3. What has the shape already passes as it is, and at once."""
+        """`c` is 1 or 3, any other fails. What has the shape already passes as it is, and at once."""
         planes = self._convert(pictures).permute(0, 3, 1, 2)
         height, width = (torch.scalar_tensor(side, dtype=torch.float64) for side in planes.shape[2:])
         vertical, horizontal = self._choose_parts(height, width)
@@ -47,10 +47,12 @@ class Resize(nn.Module):
 
     def _convert(self, pictures: UInt8[Tensor, "n h w c"]) -> UInt8[Tensor, "n h w c2"]:
         channels = pictures.shape[3]
+        # ONNX Runtime checks no channels: an index beyond all, for any number but 1 and 3, makes it refuse them.
+        wrong = 9 * ((channels - 1) * (channels - 3)) ** 2
         if self.channels == 3:  # of a grey picture, its only one three times
-            return pictures.index_select(3, torch.arange(3).clamp(max=channels - 1))
+            return pictures.index_select(3, torch.arange(3).clamp(max=channels - 1) + wrong)
         is_grey = torch.scalar_tensor(channels) == 1
-        luma = torch.tensor(LUMA, dtype=torch.float64).index_select(0, torch.arange(channels))
+        luma = torch.tensor(LUMA, dtype=torch.float64).index_select(0, torch.arange(channels) + wrong)
         return _round(pictures.double() @ torch.where(is_grey, LUMA_ONE, luma)[:, None] / LUMA_ONE).to(torch.uint8)
 
     @no_type_check

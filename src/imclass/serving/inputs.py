@@ -92,19 +92,15 @@ def _list_folder(folder: str) -> Inputs:
 
 
 def _match(pattern: str) -> Inputs:
-    files: list[str | Archive] = []
-    left_out = 0
+    takes: dict[str, bool] = {}  # each name once: ** matches a folder and what is in it
     for name in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207
         if Path(name).is_dir():
-            # ** matches what is in a folder as well.
-            found = Inputs([], 0) if "**" in pattern else _list_folder(name)
-        elif is_image(os.path.basename(name)) or is_archive(name):  # noqa: PTH119
-            found = Inputs([_take_file(name)], 0)
+            for inside in list_files(Path(name)):
+                takes.setdefault(f"{name.rstrip('/')}/{inside}", is_image(inside))
         else:
-            found = Inputs([], 1)
-        files += found.files
-        left_out += found.left_out
-    return Inputs(files, left_out)
+            takes[name] = is_image(os.path.basename(name)) or is_archive(name)  # noqa: PTH119
+    files = [_take_file(name) for name, takes_it in takes.items() if takes_it]
+    return Inputs(files, len(takes) - len(files))
 
 
 def _take_file(name: str) -> str | Archive:

@@ -18,7 +18,8 @@ def measure_deviation(one: Path, other: Path) -> float:
     """0 where all bytes or numbers are equal, infinite where more than numbers differs.
 
     Numbers are those of JSON, of CSV (whole ones count as names), of arrays (npy) and tensors (safetensors), and the
-    probabilities that exported models (onnx, pt2) give to the same noise. Of any other kind bytes are compared.
+    probabilities that exported models (onnx, pt2) give to the same noise, with equal classes; and those in Markdown. Of
+    any other kind bytes are compared.
     """
     if one.is_dir() and other.is_dir():
         names = [sorted(file.relative_to(folder) for file in folder.rglob("*")) for folder in (one, other)]
@@ -47,13 +48,22 @@ def _read(path: Path) -> Any:
             tensors, record = read_tensors(path)
             return [{name: tensor.double().numpy() for name, tensor in tensors.items()}, record]
         case ".onnx":
+            import onnx
+
+            from imclass.export.graph import METADATA_KEY
             from imclass.export.parity import open_onnx
 
-            return open_onnx(path, threads=1)(_draw_pictures())
+            told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+            return [open_onnx(path, threads=1)(_draw_pictures()), told.get(METADATA_KEY)]
         case ".pt2":
+            import torch
+
+            from imclass.export.graph import METADATA_KEY
             from imclass.export.parity import open_program
 
-            return open_program(path)(_draw_pictures())
+            extra = {METADATA_KEY: ""}
+            torch.export.load(path, extra_files=extra)
+            return [open_program(path)(_draw_pictures()), extra[METADATA_KEY]]
         case ".md":
             return [_read_cell(word.strip("(),;.")) for word in path.read_text("utf-8").split()]
         case _:
