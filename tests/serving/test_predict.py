@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -249,6 +250,8 @@ def test_closed_pipe_and_ctrl_c_end_it_quietly(onnx: Path, many: Path, tmp_path:
     command = [sys.executable, "-c", IN_WORKERS, "predict", str(onnx)]
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     options: dict[str, Any] = {"cwd": many, "env": env, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # A shell lets what it starts in the background ignore SIGINT: the tests themselves, and all that they start.
+    options["preexec_fn"] = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
     with subprocess.Popen([*command, *["more"] * 20], **options) as piped:
         assert piped.stdout is not None
         assert piped.stderr is not None

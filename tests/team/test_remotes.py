@@ -94,9 +94,13 @@ def test_clone_without_data_fetches_only_what_it_needs(ana: Person, tmp_path: Pa
     clone.do("Ben: a clone", where=tmp_path)
     assert list_run_stages(clone.do("Ben: without data")) == []
     assert not (clone.checkout / ANIMALS).exists()
-    replace(clone.checkout / "params.yaml", "^  tolerance: .*", "  tolerance: 0.01")
-    assert list_run_stages(clone.do("Ben: without data")) == ["export"]
+    replace(clone.checkout / "params.yaml", "^  accuracy: .*", "  accuracy: 0.001")
+    evaluate = ("dvc", "repro", "--pull", "--allow-missing", "evaluate")
+    assert list_run_stages(run(clone.checkout, *evaluate, fails=False, **clone.environment)) == ["evaluate"]
     assert not (clone.checkout / ANIMALS).exists()
+    replace(clone.checkout / "params.yaml", "^  tolerance: .*", "  tolerance: 0.01")
+    assert list_run_stages(clone.do("Ben: without data")) == ["gate", "export"]
+    assert (clone.checkout / ANIMALS).exists(), "export compares on the files of the test images"
 
 
 def test_cache_of_a_machine_holds_each_file_once(ana: Person, ben: Person) -> None:
