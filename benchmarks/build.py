@@ -17,8 +17,7 @@ from typing import Any
 
 import simplejpeg
 from PIL import Image
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the folder benchmarks is
 
@@ -44,14 +43,19 @@ LIMIT, OURS = "decoding alone", "imclass, from a zip"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    report_speed(read_options(__doc__))
+
+
+def read_options(about: str | None) -> argparse.Namespace:
+    """What a comparison of programs that decode images asks for."""
+    parser = argparse.ArgumentParser(description=about)
     add_data_options(parser)
     parser.add_argument("--count", type=int, default=60_000, help="how many of the PNG files")
     parser.add_argument("--photos", type=int, default=5_000, help="how many photos")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--out", type=Path, help="Markdown file; the plot is put beside it")
-    report_speed(parser.parse_args())
+    return parser.parse_args()
 
 
 def report_speed(options: argparse.Namespace) -> None:
@@ -125,35 +129,16 @@ def time_imclass(source: Path, hashes: Path, fit: BuildParams, workers: int) -> 
 
 
 def time_loader(folder: Path, names: Sequence[str], fit: BuildParams, workers: int) -> float:
-    return time_pass(DataLoader(ImageFiles(folder, names, fit), batch_size=CHUNK_FILES, num_workers=workers))
+    from benchmarks.image_files import ImageFiles
+
+    images = ImageFiles([str(folder / name) for name in names], fit.channels, fit.height)
+    return time_pass(DataLoader(images, batch_size=CHUNK_FILES, num_workers=workers))
 
 
-class ImageFiles(Dataset[Tensor]):
-    """Images one by one, decoded and resized by torchvision."""
-
-    def __init__(self, folder: Path, names: Sequence[str], fit: BuildParams) -> None:
-        from torchvision.io import ImageReadMode
-        from torchvision.transforms import v2
-
-        self.paths = [str(folder / name) for name in names]
-        self.mode = ImageReadMode.RGB if fit.channels == 3 else ImageReadMode.GRAY
-        self.transform = None
-        if fit is PHOTO_FIT:
-            self.transform = v2.Compose([v2.Resize(fit.height, antialias=True), v2.CenterCrop((fit.height, fit.width))])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        from torchvision.io import decode_image
-
-        image = decode_image(self.paths[index], self.mode)
-        return self.transform(image) if self.transform else image
-
-
-def time_limit(pool: Any, count: int) -> float:
+def time_limit(pool: Any, count: int, work: Callable[[range], Any] | None = None) -> float:
+    """Seconds in which the workers do the work (decode_kept) on positions of all that they keep."""
     ranges = [range(start, min(start + CHUNK_FILES, count)) for start in range(0, count, CHUNK_FILES)]
-    return time_pass(pool.imap_unordered(decode_kept, ranges))
+    return time_pass(pool.imap_unordered(work or decode_kept, ranges))
 
 
 def keep_in_worker(contents: list[bytes], decode: Callable[[bytes], Any]) -> None:

@@ -18,11 +18,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # where the folder benchmarks is
 
-from benchmarks.build import time_pass
+from benchmarks.build import read_options, time_limit
 from benchmarks.data import (
     FASHION_FIT,
     PHOTO_FIT,
-    add_data_options,
     make_fashion_pngs,
     make_photos,
     zip_images,
@@ -38,20 +37,12 @@ from imclass.models.modelfile import save_model
 from imclass.params import BuildParams
 from imclass.serving.model import open_model
 
-CHUNK_FILES = 256
 NETWORK = {"name": "cnn", "widths": [32, 64], "dropout": 0.0}  # of params.yaml; the weights do not matter here
 LIMIT, LOOP = "decoding and model alone", "PyTorch loop, DataLoader({})"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    add_data_options(parser)
-    parser.add_argument("--count", type=int, default=60_000, help="how many of the PNG files")
-    parser.add_argument("--photos", type=int, default=5_000, help="how many photos")
-    parser.add_argument("--workers", type=int, default=2, help="processes that decode")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, help="Markdown file; the plot is put beside it")
-    report_speed(parser.parse_args())
+    report_speed(read_options(__doc__))
 
 
 def report_speed(options: argparse.Namespace) -> None:
@@ -114,8 +105,8 @@ def compare_programs(
         programs["imclass predict, onnx, from a zip"] = programs["imclass predict, onnx"]
         with multiprocessing.get_context("spawn").Pool(options.workers, keep_in_worker, (dict(kept),)) as pool:
             whole = {
-                LIMIT: partial(time_limit, pool, work_kept, count),
-                "decoding alone": partial(time_limit, pool, decode_kept, count),
+                LIMIT: partial(time_limit, pool, count, work_kept),
+                "decoding alone": partial(time_limit, pool, count, decode_kept),
                 **{name: partial(run_timed, call(inputs[name]), folder) for name, call in programs.items()},
             }
             first = {name: partial(run_timed, call(single.parent), folder) for name, call in programs.items()}
@@ -149,11 +140,6 @@ def call_imclass(model: Path, workers: int, source: Path) -> list[str]:
 def call_loop(model: Path, workers: int, source: Path) -> list[str]:
     script = Path(__file__).with_name("torch_predict.py")
     return [sys.executable, str(script), str(model), str(source.resolve()), "out.csv", str(workers)]
-
-
-def time_limit(pool: Any, work: Callable[[range], Any], count: int) -> float:
-    ranges = [range(start, min(start + CHUNK_FILES, count)) for start in range(0, count, CHUNK_FILES)]
-    return time_pass(pool.imap_unordered(work, ranges))
 
 
 def keep_in_worker(values: dict[str, Any]) -> None:

@@ -8,30 +8,14 @@ import sys
 from pathlib import Path
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
-from torchvision.io import ImageReadMode, decode_image
-from torchvision.transforms import v2
+from torch.utils.data import DataLoader
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where the folder benchmarks is
+
+from benchmarks.image_files import ImageFiles
 from imclass.models.modelfile import load_model
 
 BATCH_SIZE = 256
-
-
-class Images(Dataset[Tensor]):
-    """Images one by one, decoded and resized by torchvision."""
-
-    def __init__(self, paths: list[str], channels: int, side: int) -> None:
-        self.paths = paths
-        self.mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
-        self.transform = v2.Compose([v2.Resize(side, antialias=True), v2.CenterCrop(side)])
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> Tensor:
-        image = decode_image(self.paths[index], self.mode)
-        return image if image.shape[1:] == (28, 28) else self.transform(image)
 
 
 if __name__ == "__main__":
@@ -39,7 +23,7 @@ if __name__ == "__main__":
     model = load_model(Path(model_file))
     fit, classes = model.config.fit, model.config.classes
     paths = sorted(str(path) for path in Path(folder).rglob("*") if path.suffix in (".png", ".jpg"))
-    images = Images(paths, fit["channels"], fit["height"])
+    images = ImageFiles(paths, fit["channels"], fit["height"])
     with torch.inference_mode(), Path(out).open("w", newline="") as file:
         table = csv.writer(file)
         table.writerow(["image", "label", "probability"])

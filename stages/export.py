@@ -63,7 +63,7 @@ def export(
     speeds = {f"{name}_images_per_second": round(images / trial.seconds, 1) for name, trial in trials.items()}
     for name, parity in found.items():
         told = ", ".join(f"{key.replace('_', ' ')} {value:.3g}" for key, value in parity.items())
-        print(f"{name}: {told}; {images / trials[name].seconds:,.0f} images/s, with resizing")
+        print(f"{name}: {told}; {speeds[f'{name}_images_per_second']:,.0f} images/s, with resizing")
     return {"images": images, **speeds, **describe_device(torch.device("cpu"))}
 
 

@@ -2,27 +2,39 @@
 
 import fcntl
 import io
+import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
+from pictures import encode_picture
 from pipeline import Reproduced, ShareFolder, append, commit, copy_checkout, copy_project, replace, run
+from playwright.sync_api import Browser, sync_playwright
+
+CHROMIUM_ARGUMENTS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"),
+]
 
 
 @pytest.fixture(scope="session")
 def encode() -> Callable[..., bytes]:
     """`encode(image, format, **options)`: the bytes of an image file, by Pillow's writer."""
+    return encode_picture
 
-    def encode(image: Image.Image, format: str, **options: Any) -> bytes:
-        stream = io.BytesIO()
-        image.save(stream, format, **options)
-        return stream.getvalue()
 
-    return encode
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium."""
+    executable = shutil.which("chromium") or shutil.which("google-chrome")
+    if not executable:
+        pytest.skip("Chromium is not installed")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=CHROMIUM_ARGUMENTS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """A small model that knows three colours, and servers of it in processes of their own."""
 
 import http.client
-import io
 import json
 import os
 import re
@@ -33,12 +32,6 @@ def draw(colour: str, seed: int = 0, *, width: int = 40, height: int = 30) -> Im
     """A picture of noise around a colour."""
     noise = np.random.default_rng(seed).integers(-25, 26, (height, width, 3))
     return Image.fromarray(np.clip(np.array(COLOURS[colour]) + noise, 0, 255).astype(np.uint8))
-
-
-def encode_picture(image: Image.Image, format: str = "PNG", **options: Any) -> bytes:
-    stream = io.BytesIO()
-    image.save(stream, format, **options)
-    return stream.getvalue()
 
 
 class Reply(NamedTuple):

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -37,32 +38,35 @@ def strangers_python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python
 
 
-def test_the_cards_program_gets_the_labels_of_the_whole_test_split(
-    strangers_python: Path, reproduced: Reproduced, tmp_path: Path
-) -> None:
+@pytest.fixture
+def call_program(strangers_python: Path, reproduced: Reproduced, tmp_path: Path) -> Callable[..., list[str]]:
+    """`call_program(*files)`: the lines that the card's program prints in `tmp_path`, with the model beside it."""
     exported = reproduced.project / "models/export"
     (program,) = re.findall(r"^```python\n(.*?)^```$", (exported / "README.md").read_text(), re.DOTALL | re.MULTILINE)
     (tmp_path / "predict.py").write_text(program)
     (tmp_path / "model.onnx").write_bytes((exported / "model.onnx").read_bytes())
+
+    def call(*files: str) -> list[str]:
+        command = [str(strangers_python), "-I", "predict.py", *files]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout.splitlines()
+
+    return call
+
+
+def test_the_cards_program_gets_the_labels_of_the_whole_test_split(
+    call_program: Callable[..., list[str]], strangers_python: Path, reproduced: Reproduced, tmp_path: Path
+) -> None:
     with zipfile.ZipFile(reproduced.project / "data/raw/digits.zip") as archive:
         archive.extractall(tmp_path)
     with (reproduced.project / "reports/predictions.csv").open() as file:
         expected = {row["image"]: row["predicted"] for row in csv.DictReader(file)}
-    command = [strangers_python, "-I", "predict.py", *expected]
-    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    assert {line.split("\t")[0]: line.split("\t")[1] for line in printed.splitlines()} == expected
+    assert {line.split("\t")[0]: line.split("\t")[1] for line in call_program(*expected)} == expected
     listed = subprocess.run([strangers_python, "-c", "import imclass"], capture_output=True, text=True, check=False)
     assert "No module named 'imclass'" in listed.stderr
 
 
-def test_the_cards_program_reads_pictures_as_build_does(
-    strangers_python: Path, reproduced: Reproduced, tmp_path: Path
-) -> None:
-    exported = reproduced.project / "models/export"
-    (program,) = re.findall(r"^```python\n(.*?)^```$", (exported / "README.md").read_text(), re.DOTALL | re.MULTILINE)
-    (tmp_path / "predict.py").write_text(program)
-    model = open_model(exported / "model.onnx", threads=1)
-    (tmp_path / "model.onnx").write_bytes((exported / "model.onnx").read_bytes())
+def test_the_cards_program_reads_pictures_as_build_does(call_program: Callable[..., list[str]], tmp_path: Path) -> None:
+    model = open_model(tmp_path / "model.onnx", threads=1)
     levels = np.linspace(0, 255, 17 * 12).reshape(12, 17).astype(np.uint8)
     shape = np.random.default_rng(0).integers(0, 256, (12, 17), np.uint8)
     pictures = {
@@ -76,9 +80,7 @@ def test_the_cards_program_reads_pictures_as_build_does(
     exif[0x0112] = 6
     for name, picture in pictures.items():
         picture.save(tmp_path / name, exif=exif if name == "turned.jpg" else None)
-    command = [str(strangers_python), "-I", "predict.py", *pictures]
-    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
-    for name, line in zip(pictures, printed.splitlines(), strict=True):
+    for name, line in zip(pictures, call_program(*pictures), strict=True):
         fitted = fit_image(decode_image(name, (tmp_path / name).read_bytes()), model.fit)
         probabilities = model.predict(fitted[None])[0]
         assert line == f"{name}\t{model.classes[probabilities.argmax()]}\t{probabilities.max():.4f}"

@@ -39,7 +39,7 @@ def process_files(
     `workers` processes do the work, 0 as many as there are cores; what takes less than a moment is done in this
     process. `give_up` makes what stands for a file that ended its process.
     """
-    workers = workers or _count_cores()
+    workers = workers or count_cores()
     chunks = _cut(files, min(most, CHUNK_FILES))
     first = next(chunks, None)
     if first is None:
@@ -123,7 +123,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _count_cores() -> int:
+def count_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from imclass.export.resize import Resize
-from imclass.export.seal import seal_onnx, seal_zip
+from imclass.export.seal import METADATA_KEY, seal_onnx, seal_zip
 from imclass.files import write_whole
 from imclass.models.classifier import Classifier
 
-METADATA_KEY = "imclass"
 INPUT, OUTPUT = "pictures", "probabilities"
 DIMENSIONS = {0: Dim("number"), 1: Dim("height"), 2: Dim("width"), 3: Dim("channels", max=3)}
 TRACED = (2, 20, 30, 3)  # number, height, width and channels of the pictures that a graph is traced with: no matter

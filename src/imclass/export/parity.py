@@ -15,8 +15,9 @@ from imclass.data.shards import Images
 from imclass.data.source import read_files
 from imclass.errors import InputError
 from imclass.export.seal import read_sealed
+from imclass.export.session import start_session
 from imclass.models.classifier import Classifier
-from imclass.models.inference import compute_logits
+from imclass.models.inference import compute_probabilities
 
 BATCH_PICTURES = 256  # at most, and so many that they have not more than:
 BATCH_BYTES = 2**22
@@ -51,16 +52,12 @@ def open_onnx(path: Path, *, threads: int) -> Run:
     Raises InputError where the file is damaged, or keeps weights in other files.
     """
     import onnx
-    import onnxruntime
 
     content = read_sealed(path)
     tensors = onnx.external_data_helper._get_all_tensors(onnx.load_model_from_string(content))
     if outside := [tensor.name for tensor in tensors if onnx.external_data_helper.uses_external_data(tensor)]:
         raise InputError(f"{path}: expected all weights inside, found {outside[0]!r} in another file")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.enable_cpu_mem_arena = False  # which would keep what the largest picture took
-    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    session = start_session(content, threads=threads, keep_memory=False)
     name = session.get_inputs()[0].name
     return lambda pictures: session.run(None, {name: pictures})[0]
 
@@ -101,7 +98,7 @@ def try_on_files(runs: Mapping[str, Run], source: Path, names: Sequence[str], *,
 def try_on_packed(model: Classifier, images: Images) -> Trial:
     """What the model itself says, of images that build has decoded and resized."""
     start = time.perf_counter()
-    probabilities = torch.softmax(compute_logits(model, images) / model.config.temperature, dim=1).numpy()
+    probabilities = compute_probabilities(model, images)
     return Trial(probabilities, time.perf_counter() - start)
 
 

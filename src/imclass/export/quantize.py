@@ -12,7 +12,7 @@ from jaxtyping import Int64, UInt8
 
 from imclass.data.shards import Images
 from imclass.export.graph import INPUT, write_onnx
-from imclass.export.parity import Trial
+from imclass.export.parity import Trial, compare
 from imclass.models.classifier import Classifier
 
 CALIBRATION_IMAGES = 512  # evenly from the whole split: its classes may follow each other
@@ -72,7 +72,7 @@ def judge_int8(
         (folder / INT8).unlink()
     return {
         "accuracy_loss": round(loss, 6),
-        "changed_decisions": int((full.decisions != int8.decisions).sum()),
+        "changed_decisions": compare(full, int8).changed_decisions,
         "size": round(size, 4),
         "kept": int(loss <= limit),
     }

@@ -9,6 +9,7 @@ from pathlib import Path
 from imclass.errors import InputError
 from imclass.files import name_in_errors
 
+METADATA_KEY = "imclass"  # in an exported file: JSON with its classes and the fit of its images
 HASH_LENGTH = 64
 ONNX_ENTRY = b"rJ\n\x06sha256\x12@"  # in protobuf: one more of metadata_props, sha256 with a text of 64 bytes
 ZIP_COMMENT = b"@\0"  # the last two bytes of a zip give the length of a comment; here 64, else 0

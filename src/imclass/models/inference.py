@@ -1,5 +1,6 @@
-"""Model + images -> logits, in eval mode and without gradients."""
+"""Model + images -> logits or probabilities, in eval mode and without gradients."""
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -33,3 +34,8 @@ def compute_logits(model: Classifier, images: Images) -> Float[Tensor, "n classe
         logits = [model(batch.to(device)).cpu() for batch in batches]
     model.train(was_training)
     return torch.cat(logits)
+
+
+def compute_probabilities(model: Classifier, images: Images) -> Float[np.ndarray, "n classes"]:
+    """Softmax of all images' logits / the model's temperature, in their order."""
+    return torch.softmax(compute_logits(model, images) / model.config.temperature, dim=1).numpy()

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from imclass.errors import InputError
+from imclass.export.seal import METADATA_KEY, read_sealed
+from imclass.export.session import start_session
 from imclass.params import BuildParams
-
-METADATA_KEY = "imclass"
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,7 @@ def open_model(path: Path, *, threads: int) -> Model:
 
 
 def _open_onnx(path: Path, threads: int) -> Model:
-    import onnxruntime
-
-    from imclass.export.seal import read_sealed
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = onnxruntime.InferenceSession(read_sealed(path), options, providers=["CPUExecutionProvider"])
+    session = start_session(read_sealed(path), threads=threads)
     about = json.loads(session.get_modelmeta().custom_metadata_map[METADATA_KEY])
     (pictures,) = session.get_inputs()
 
@@ -57,13 +51,13 @@ def _open_onnx(path: Path, threads: int) -> Model:
 def _open_trained(path: Path, threads: int) -> Model:
     import torch
 
-    from imclass.models.inference import compute_logits
+    from imclass.models.inference import compute_probabilities
     from imclass.models.modelfile import load_model
 
     torch.set_num_threads(threads)
     model = load_model(path)
 
     def predict(batch: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n classes"]:
-        return torch.softmax(compute_logits(model, batch) / model.config.temperature, dim=1).numpy()
+        return compute_probabilities(model, batch)
 
     return Model(model.config.classes, BuildParams(**model.config.fit), predict)

@@ -50,20 +50,21 @@ def _read(path: Path) -> Any:
         case ".onnx":
             import onnx
 
-            from imclass.export.graph import METADATA_KEY
             from imclass.export.parity import open_onnx
+            from imclass.export.seal import METADATA_KEY
 
             told = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
             return [open_onnx(path, threads=1)(_draw_pictures()), told.get(METADATA_KEY)]
         case ".pt2":
             import torch
 
-            from imclass.export.graph import METADATA_KEY
             from imclass.export.parity import open_program
+            from imclass.export.seal import METADATA_KEY
 
+            probabilities = open_program(path)(_draw_pictures())  # first: it refuses damage before PyTorch sees it
             extra = {METADATA_KEY: ""}
             torch.export.load(path, extra_files=extra)
-            return [open_program(path)(_draw_pictures()), extra[METADATA_KEY]]
+            return [probabilities, extra[METADATA_KEY]]
         case ".md":
             return [_read_cell(word.strip("(),;.")) for word in path.read_text("utf-8").split()]
         case _:

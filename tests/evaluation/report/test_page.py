@@ -1,7 +1,6 @@
 """The page in a real browser: Chromium, by its command line, with nothing of it made up."""
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,14 +8,13 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 from imclass.data.findings import Finding
 from imclass.evaluation.predictions import Decision
 from imclass.evaluation.report.page import Report, format_percent, write_report
 
 CLOTHES = ["Ankle boot", "Bag", "Coat", "Dress", "Pullover", "Sandal", "Shirt", "Sneaker", "T-shirt/top", "Trouser"]
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 HOSTILE = [
     "</script><script>document.title = 'run'</script>",
     '"><img src=http://example.org/x onerror="document.title = \'run\'">',
@@ -47,17 +45,6 @@ class Opened:
     def read_column(self, number: int) -> list[str]:
         cells = self.page.locator(f"#scores tbody tr:visible > :nth-child({number})")
         return [text.strip() for text in cells.all_inner_texts()]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if not executable:
-        pytest.skip("Chromium is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from pictures import encode_picture
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect, sync_playwright
-from served import Server, draw, encode_picture
+from playwright.sync_api import Browser, Page, expect
+from served import Server, draw
 
 Start = Callable[..., Server]
 Open = Callable[..., Page]
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 SLOW = 30_000  # ms, for what loads PyTorch
 HOSTILE = "<img src=x onerror=document.title='run'>.png"
 DROP = """([name, content]) => {
@@ -28,17 +28,6 @@ DROP = """([name, content]) => {
 @pytest.fixture(scope="module")
 def server(start: Start) -> Server:
     return start()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    executable = shutil.which("chromium") or shutil.which("google-chrome")
-    if not executable:
-        pytest.skip("Chromium is not installed")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=ARGUMENTS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -19,9 +19,10 @@ import pytest
 import schemathesis
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
+from pictures import encode_picture
 from PIL import Image
 from schemathesis.checks import positive_data_acceptance
-from served import COLOURS, CONFIG, ROOT, Server, draw, encode_picture, read_reply
+from served import COLOURS, CONFIG, ROOT, Server, draw, read_reply
 
 from imclass.data.images import decode_and_fit
 from imclass.models.classifier import build_model

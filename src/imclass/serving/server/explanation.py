@@ -12,7 +12,7 @@ from imclass.data.packed import open_packed
 from imclass.errors import InputError
 from imclass.evaluation.report.sheets import draw_saliency, draw_sheet
 from imclass.evaluation.saliency import compute_saliency
-from imclass.models.inference import compute_logits
+from imclass.models.inference import compute_logits, compute_probabilities
 from imclass.models.modelfile import load_model
 from imclass.params import BuildParams
 from imclass.serving.server.intake import Limits, decode_within
@@ -45,7 +45,7 @@ class Explanations:
         shape = (self._fit.channels, self._fit.height, self._fit.width)
         if shape != probe.shape[1:] or self._model.config.classes != classes:
             raise other
-        found = torch.softmax(compute_logits(self._model, probe) / self._model.config.temperature, dim=1).numpy()
+        found = compute_probabilities(self._model, probe)
         if not np.abs(found - expected).max() <= SAME_MODEL:
             raise other
         self._neighbours: Neighbours | str

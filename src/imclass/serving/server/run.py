@@ -5,7 +5,6 @@ import ctypes
 import ipaddress
 import logging
 import math
-import os
 import signal
 import socket
 from contextlib import suppress
@@ -15,6 +14,7 @@ import numpy as np
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
+from imclass.data.workers import count_cores
 from imclass.errors import InputError
 from imclass.export.seal import HASH_LENGTH
 from imclass.files import hash_file
@@ -51,7 +51,7 @@ def serve(
                 f"{path}: there is no such file; dvc repro makes those of the pipeline, dvc pull gets them"
             )
     _give_memory_back()
-    cores = len(os.sched_getaffinity(0))
+    cores = count_cores()
     model = open_model(model_file, threads=threads or cores)
     explainer = _choose_explainer(model, limits, trained, packed)
     listener = _listen(host, port)
