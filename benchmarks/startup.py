@@ -106,7 +106,7 @@ def make_empty_project(folder: Path) -> None:
         folders = " ".join(sorted({str(Path(out).parent) for out in outs[stage]}))
         body["cmd"] = f"mkdir -p {folders} && touch {' '.join(outs[stage])}"
         for dep in body["deps"]:
-            if dep not in made and "$" not in dep:
+            if dep not in made and (folder / dep).is_file():
                 (folder / dep).write_bytes(b"")
     (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}))
     (folder / "dvc.lock").unlink()

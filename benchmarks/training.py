@@ -226,8 +226,7 @@ def train_as_imclass(fashion: Fashion, network: str, step: Step, *, flip: bool =
         Turns(step),
         epochs=1_000_000,
         schedule=partial(constant, num_steps=0, peak=LR),
-        learn=Learner(nn.CrossEntropyLoss(reduction="sum")),
-        seed=0,
+        learn=Learner(nn.CrossEntropyLoss(reduction="sum"), dataset.division),
     )
 
 

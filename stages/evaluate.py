@@ -29,7 +29,7 @@ from imclass.files import hash_file, write_text
 from imclass.models.inference import compute_logits
 from imclass.models.modelfile import load_model
 from imclass.params import Params
-from imclass.stage import run
+from imclass.ranks import find_ranks, run_in_ranks
 from imclass.training.history import find_best, read_history
 
 
@@ -49,12 +49,15 @@ def evaluate(
     figure_file: Path,
 ) -> dict[str, object]:
     make_deterministic(params.threads)
-    device = select_device(params.device)
+    ranks = find_ranks()
+    device = select_device(params.device, ranks)
     data = open_packed(packed)
     test, classes = data.splits["test"], data.classes
     labels = test.labels
     model = load_model(model_file).to(device).to(memory_format=torch.channels_last)
-    logits = compute_logits(model, test.images).numpy()
+    logits = compute_logits(model, test.images, ranks).numpy()
+    if not ranks.leads:
+        return {}
     temperature = model.config.temperature
 
     metrics = estimate_metrics(logits, labels, temperature=temperature)
@@ -92,8 +95,8 @@ def evaluate(
         probabilities=probabilities,
     )
     print_summary(metrics, confusion, classes, doubts)
-    return {"images": len(test.images), **describe_device(device)}
+    return {"images": len(test.images), "processes": ranks.size, **describe_device(device)}
 
 
 if __name__ == "__main__":
-    run(evaluate)
+    run_in_ranks(evaluate)

@@ -22,6 +22,7 @@ ROOMS = [
     "params",
     "record",
     "stage",
+    "ranks",
     "device",
     "data",
     "models",

@@ -84,7 +84,7 @@ def test_wrong_number_of_paths_gives_the_usage(arguments: list[str], monkeypatch
 def test_params_are_checked_before_the_stage_starts(tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text("seed: -1\n")
     code = str(run_and_fail(AssertionError("called")))
-    assert code.startswith("weigh: params.yaml: 15 problems\n  seed: expected greater than or equal to 0, found -1\n")
+    assert code.startswith("weigh: params.yaml: 16 problems\n  seed: expected greater than or equal to 0, found -1\n")
 
 
 def test_missing_params_file_is_one_message(tmp_path: Path) -> None:

@@ -14,15 +14,21 @@ from typing import Any
 import torch
 
 from imclass.errors import InputError
+from imclass.ranks import ALONE, Ranks
 
 
-def select_device(name: str) -> torch.device:
+def select_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     """auto: the GPU if there is one, else the CPU; of several GPUs, one that no other run has. Else the device named.
 
     Waits while other runs have all of several GPUs, so that each worker of a queue gets its own; so call it once in a
-    process. Raises InputError where this machine or this build of PyTorch does not have the device.
+    process. Of several ranks on a host each gets the GPU of its number. Raises InputError where this machine or this
+    build of PyTorch does not have the device, and where several ranks are to have the same GPU.
     """
-    if name == "auto" and torch.cuda.device_count() > 1:
+    if ranks.size > 1 and name.startswith("cuda:"):
+        raise InputError(f"device: expected auto, cuda or cpu for {ranks.size} processes, found {name}")
+    if ranks.size > 1 and (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
+        name = f"cuda:{ranks.local}"
+    elif name == "auto" and torch.cuda.device_count() > 1:
         gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         name = f"cuda:{claim([f'imclass-gpu-{gpu.uuid}.lock' for gpu in gpus], Path(tempfile.gettempdir()))}"
     elif name == "auto":
@@ -31,6 +37,8 @@ def select_device(name: str) -> torch.device:
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
     if (device.index or 0) >= count[device.type]:
         raise InputError(f"device: expected one that this machine has, found {name!r}; try auto or cpu")
+    if ranks.size > 1 and device.type == "cuda":
+        torch.cuda.set_device(device)  # to which NCCL's own memory goes
     return device
 
 

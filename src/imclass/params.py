@@ -22,7 +22,7 @@ Width = Annotated[int, Field(ge=1, le=65536)]
 Policy = Literal["fail", "drop", "warn"]
 PerChannel = Annotated[list[float], Field(min_length=1, max_length=3)]
 
-WHERE_KEYS = frozenset({"device", "workers"})  # say where a run happens, and rerun nothing
+WHERE_KEYS = frozenset({"device", "processes", "workers"})  # say where a run happens, and rerun nothing
 MAX_WEIGHTS = 2**30  # between two layers: 4 GB
 
 
@@ -162,13 +162,14 @@ class ExportParams(Section):
 
 
 class Params(Section):
-    """Everything in params.yaml. `device` and `workers` say where a run happens, all others what it is."""
+    """Everything in params.yaml. `device`, `processes` and `workers` say where a run happens, all others what it is."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     epochs: Annotated[int, Field(ge=1, le=1_000_000)]
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)]
     lr: Annotated[float, Field(gt=0)]
     device: Annotated[str, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")]
+    processes: Annotated[int, Field(ge=0, le=1024)]
     workers: Annotated[int, Field(ge=0, le=1024)]
     threads: Annotated[int, Field(ge=1, le=1024)]
     data: DataParams

@@ -1,12 +1,13 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
+from imclass.data.augment import Draws, change_color, crop_and_rotate, erase_parts, flip_and_shift
 from imclass.data.augment import augment as augment_all
-from imclass.data.augment import change_color, crop_and_rotate, erase_parts, flip_and_shift
 
 
 def make_images(count: int, *, channels: int = 3, height: int = 5, width: int = 7) -> Tensor:
@@ -14,8 +15,12 @@ def make_images(count: int, *, channels: int = 3, height: int = 5, width: int = 
     return torch.randint(0, 256, (count, channels, height, width), dtype=torch.uint8, generator=generator)
 
 
+def draw(seed: int, count: int, kept: Tensor | None = None) -> Draws:
+    return Draws(torch.Generator().manual_seed(seed), count, kept)
+
+
 def augment(images: Tensor, *, flip: bool, shift: int, seed: int = 0) -> Tensor:
-    return flip_and_shift(images, flip=flip, shift=shift, generator=torch.Generator().manual_seed(seed))
+    return flip_and_shift(images, flip=flip, shift=shift, draws=draw(seed, len(images)))
 
 
 def move_pixel_by_pixel(image: Tensor, *, mirrored: bool, down: int, right: int) -> Tensor:
@@ -130,8 +135,8 @@ def sample(image: Tensor, row: float, column: float) -> np.ndarray:
 @pytest.mark.parametrize(("crop", "rotate"), [(0.4, 0.0), (1.0, 30.0), (0.5, 90.0)])
 def test_crop_and_rotation_equal_a_slow_loop_over_the_same_draws(crop: float, rotate: float) -> None:
     images = make_images(12, height=6, width=9)
-    ours = crop_and_rotate(images, crop=crop, rotate=rotate, generator=torch.Generator().manual_seed(4))
-    draws = torch.rand((4, 12), generator=torch.Generator().manual_seed(4)).double()
+    ours = crop_and_rotate(images, crop=crop, rotate=rotate, draws=draw(4, len(images)))
+    draws = draw(4, 12).draw_numbers(4).double()
     slow = torch.empty(images.shape, dtype=torch.float64)
     for at, (area, turn, across, down) in enumerate(draws.T.tolist()):
         side = math.sqrt(crop + (1 - crop) * area)
@@ -149,8 +154,8 @@ def test_crop_and_rotation_equal_a_slow_loop_over_the_same_draws(crop: float, ro
 
 def test_color_equals_a_slow_loop_over_the_same_draws() -> None:
     images = make_images(20)
-    ours = change_color(images, strength=0.4, generator=torch.Generator().manual_seed(2))
-    factors = 1 + 0.4 * (2 * torch.rand((3, 20), generator=torch.Generator().manual_seed(2)) - 1)
+    ours = change_color(images, strength=0.4, draws=draw(2, len(images)))
+    factors = 1 + 0.4 * (2 * draw(2, 20).draw_numbers(3) - 1)
     for image, picture, (saturation, contrast, brightness) in zip(images, ours, factors.T.tolist(), strict=True):
         levels = image.double()
         grey = 0.299 * levels[0] + 0.587 * levels[1] + 0.114 * levels[2]
@@ -162,15 +167,14 @@ def test_color_equals_a_slow_loop_over_the_same_draws() -> None:
 
 def test_color_leaves_grey_grey() -> None:
     grey = make_images(9, channels=1)
-    generator = torch.Generator()
-    ours = change_color(grey.expand(-1, 3, -1, -1), strength=0.5, generator=generator.manual_seed(1))
-    alone = change_color(grey, strength=0.5, generator=generator.manual_seed(1))
+    ours = change_color(grey.expand(-1, 3, -1, -1), strength=0.5, draws=draw(1, 9))
+    alone = change_color(grey, strength=0.5, draws=draw(1, 9))
     assert (ours.int() - alone.int()).abs().max() <= 1
 
 
 def test_one_rectangle_is_erased_in_the_share_of_images_asked_for() -> None:
     images = make_images(2_000, height=20, width=24)
-    ours = erase_parts(images, share=0.3, generator=torch.Generator().manual_seed(0))
+    ours = erase_parts(images, share=0.3, draws=draw(0, len(images)))
     changed = (ours != images).any(1)
     touched = changed.flatten(1).any(1)
     assert abs(touched.sum().item() - 600) < 4 * (2_000 * 0.3 * 0.7) ** 0.5
@@ -194,11 +198,19 @@ def test_all_views_together_follow_from_the_seed_and_change_nothing_in_place(see
     before = images.clone()
     options = {"flip": True, "shift": 1, "rotate": 10.0, "crop": 0.8, "color": 0.2, "erase": 0.5}
     views = [
-        augment_all(images, **options, generator=torch.Generator().manual_seed(number))  # type: ignore[arg-type]
+        augment_all(images, **options, draws=draw(number, len(images)))  # type: ignore[arg-type]
         for number in (seed, seed, seed + 1)
     ]
     assert torch.equal(images, before)
     assert torch.equal(views[0], views[1])
     assert not torch.equal(views[0], views[2])
     nothing = {"flip": False, "shift": 0, "rotate": 0.0, "crop": 1.0, "color": 0.0, "erase": 0.0}
-    assert torch.equal(augment_all(images, **nothing, generator=torch.Generator()), images)  # type: ignore[arg-type]
+    assert torch.equal(augment_all(images, **nothing, draws=draw(0, len(images))), images)  # type: ignore[arg-type]
+
+
+def test_view_of_an_image_does_not_depend_on_which_others_are_there() -> None:
+    images = make_images(40, height=9, width=9)
+    everything: dict[str, Any] = {"flip": True, "shift": 2, "rotate": 20.0, "crop": 0.5, "color": 0.3, "erase": 0.5}
+    kept = torch.tensor([3, 4, 17, 39])
+    some = augment_all(images[kept], **everything, draws=draw(5, 40, kept))
+    assert torch.equal(some, augment_all(images, **everything, draws=draw(5, 40))[kept])

@@ -52,7 +52,7 @@ def test_an_epoch_that_goes_on_in_its_middle_is_mixed_as_a_whole_one() -> None:
         np.random.default_rng(0).integers(0, 256, (50, 1, 10, 10)).astype(np.uint8),
         np.arange(50) % 3,
         batch_size=8,
-        augment=lambda images, generator: images,
+        augment=lambda images, draws: images,
         seed=0,
         device=torch.device("cpu"),
         mix=build_mix("mixup", 3),

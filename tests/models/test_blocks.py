@@ -74,8 +74,7 @@ def train(model: Classifier) -> State:
         NoSaver(),
         epochs=2,
         schedule=schedule,
-        learn=Learner(nn.CrossEntropyLoss(reduction="sum")),
-        seed=0,
+        learn=Learner(nn.CrossEntropyLoss(reduction="sum"), dataset.division),
     )
     return state
 

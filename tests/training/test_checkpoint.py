@@ -95,8 +95,7 @@ def train(
         saver,
         epochs=epochs,
         schedule=partial(one_cycle if epochs == 3 else constant, num_steps=3 * len(dataset), peak=0.05),
-        learn=Learner(nn.CrossEntropyLoss(reduction="sum"), ema=0.9),
-        seed=0,
+        learn=Learner(nn.CrossEntropyLoss(reduction="sum"), dataset.division, ema=0.9),
     )
     return state
 

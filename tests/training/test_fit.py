@@ -74,8 +74,7 @@ def train(
         NoSaver(),
         epochs=epochs,
         schedule=schedule,
-        learn=Learner(nn.CrossEntropyLoss(reduction="sum")),
-        seed=seed,
+        learn=Learner(nn.CrossEntropyLoss(reduction="sum"), dataset.division, seed=seed),
     )
     return state.history
 
@@ -96,9 +95,7 @@ def test_equals_a_loop_written_out_by_hand() -> None:
     twin = copy.deepcopy(model)
     history = train(model, epochs=1, lr=0.05)
     split = make_split(100)
-    dataset = ShuffledBatches(
-        split.images, split.labels, batch_size=16, augment=lambda x, generator: x, seed=0, device=CPU
-    )
+    dataset = ShuffledBatches(split.images, split.labels, batch_size=16, augment=lambda x, draws: x, seed=0, device=CPU)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.05, momentum=0.9, nesterov=True)
     losses, hits = [], 0
     for step, (images, labels) in enumerate(dataset):

@@ -20,7 +20,7 @@ def learn(training: Training, rate: float) -> float:
     for group in state.optimizer.param_groups:
         group["lr"] = rate
     for images, targets in training.batches:
-        training.learn(state, images, targets)
+        training.learn(state, images, targets, len(images))
     return state.losses[len(state.losses) // 2 :].mean().item()
 
 

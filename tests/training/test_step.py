@@ -10,6 +10,7 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from imclass.data.division import Division
 from imclass.device import select_precision
 from imclass.errors import InputError
 from imclass.models.classifier import Classifier, ModelConfig, build_model
@@ -24,6 +25,7 @@ NETWORKS = {
     "cnn": {"name": "cnn", "widths": [8], "dropout": 0.0},
 }
 LOSS = nn.CrossEntropyLoss(reduction="sum")
+WHOLE = Division(64)
 
 
 def start(network: str = "mlp", *, averaged: bool = False, lr: float = 0.1) -> State:
@@ -49,7 +51,7 @@ def make_batch(seed: int, count: int = 64) -> tuple[Tensor, Tensor]:
 
 def learn(state: State, learner: Learner, steps: int = 5, count: int = 64) -> Classifier:
     for step in range(steps):
-        learner(state, *make_batch(step, count))
+        learner(state, *make_batch(step, count), count)
     return state.model
 
 
@@ -61,23 +63,27 @@ def assert_close(ours: nn.Module, theirs: nn.Module, **tolerance: float) -> None
 @pytest.mark.parametrize("count", [64, 61])
 def test_parts_of_a_batch_equal_the_batch(count: int) -> None:
     whole, parts = start(), start()
-    assert_close(learn(whole, Learner(LOSS), count=count), learn(parts, Learner(LOSS, accumulation=4), count=count))
+    assert_close(
+        learn(whole, Learner(LOSS, WHOLE), count=count), learn(parts, Learner(LOSS, Division(64, parts=4)), count=count)
+    )
     torch.testing.assert_close(whole.losses, parts.losses)
     assert whole.correct == parts.correct
 
 
 def test_more_parts_than_images_are_one_image_each() -> None:
-    assert_close(learn(start(), Learner(LOSS), count=3), learn(start(), Learner(LOSS, accumulation=8), count=3))
+    assert_close(
+        learn(start(), Learner(LOSS, WHOLE), count=3), learn(start(), Learner(LOSS, Division(64, parts=32)), count=3)
+    )
 
 
 def test_long_gradients_are_cut_to_the_norm_and_short_ones_kept() -> None:
     state = start()
-    Learner(LOSS)(state, *make_batch(0))
+    Learner(LOSS, WHOLE)(state, *make_batch(0), 64)
     free = [p.grad.clone() for p in state.model.parameters() if p.grad is not None]
     norm = torch.cat([gradient.flatten() for gradient in free]).norm().item()
     for limit in norm / 3, norm * 3:
         state = start()
-        Learner(LOSS, clip_norm=limit)(state, *make_batch(0))
+        Learner(LOSS, WHOLE, clip_norm=limit)(state, *make_batch(0), 64)
         for p, gradient in zip(state.model.parameters(), free, strict=True):
             torch.testing.assert_close(p.grad, gradient * min(1.0, limit / norm))
 
@@ -92,7 +98,7 @@ def test_average_of_weights_is_that_of_pytorch(network: str) -> None:
     )
     reference.update_parameters(state.model)
     for step in range(20):
-        Learner(LOSS, ema=0.9)(state, *make_batch(step))
+        Learner(LOSS, WHOLE, ema=0.9)(state, *make_batch(step), 64)
         reference.update_parameters(state.model)
     assert state.average is not None
     for ours, theirs in zip(state.average.parameters(), reference.module.parameters(), strict=True):
@@ -115,8 +121,8 @@ def test_precision_changes_little() -> None:
     if not torch.cpu._is_avx512_bf16_supported():
         pytest.skip("this CPU has no bfloat16")
     exact, rounded = start("cnn", lr=0.01), start("cnn", lr=0.01)
-    learn(exact, Learner(LOSS))
-    learn(rounded, Learner(LOSS, precision=select_precision("bfloat16", CPU)))
+    learn(exact, Learner(LOSS, WHOLE))
+    learn(rounded, Learner(LOSS, WHOLE, precision=select_precision("bfloat16", CPU)))
     assert not torch.equal(exact.losses, rounded.losses)
     torch.testing.assert_close(exact.losses, rounded.losses, atol=0.05, rtol=0)
     assert {p.dtype for p in rounded.model.parameters()} == {torch.float32}
@@ -129,12 +135,12 @@ def test_precision_that_the_device_lacks_is_refused() -> None:
 
 COMPILED = """
 import torch
-from test_step import LOSS, learn, start
+from test_step import LOSS, WHOLE, learn, start
 from imclass.training.step import Learner
 
 plain, compiled = start(), start()
-learn(plain, Learner(LOSS), steps=3)
-learn(compiled, Learner(LOSS, compiled=torch.compile(compiled.model)), steps=3)
+learn(plain, Learner(LOSS, WHOLE), steps=3)
+learn(compiled, Learner(LOSS, WHOLE, forward=torch.compile(compiled.model)), steps=3)
 for ours, theirs in zip(plain.model.state_dict().values(), compiled.model.state_dict().values(), strict=True):
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 """
@@ -149,8 +155,8 @@ def test_compiled_steps_equal_plain_ones() -> None:
 def test_targets_may_be_shares_of_classes() -> None:
     hard, soft = start(), start()
     images, labels = make_batch(0)
-    Learner(LOSS)(hard, images, labels)
-    Learner(LOSS)(soft, images, nn.functional.one_hot(labels, 3).float())
+    Learner(LOSS, WHOLE)(hard, images, labels, 64)
+    Learner(LOSS, WHOLE)(soft, images, nn.functional.one_hot(labels, 3).float(), 64)
     assert_close(hard.model, soft.model)
     assert hard.correct == soft.correct
 
@@ -158,9 +164,9 @@ def test_targets_may_be_shares_of_classes() -> None:
 def test_weight_of_a_class_counts_as_so_many_copies_of_its_images() -> None:
     weighed, copied = start(), start()
     images, labels = make_batch(0, 30)
-    Learner(nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 1.0]), reduction="sum"))(weighed, images, labels)
+    Learner(nn.CrossEntropyLoss(torch.tensor([1.0, 2.0, 1.0]), reduction="sum"), WHOLE)(weighed, images, labels, 30)
     twice = torch.cat([torch.arange(30), (labels == 1).nonzero().flatten()])
-    Learner(nn.CrossEntropyLoss(reduction="sum"))(copied, images[twice], labels[twice])
+    Learner(nn.CrossEntropyLoss(reduction="sum"), WHOLE)(copied, images[twice], labels[twice], len(twice))
     for ours, theirs in zip(weighed.model.parameters(), copied.model.parameters(), strict=True):
         assert ours.grad is not None
         assert theirs.grad is not None

@@ -1,17 +1,40 @@
-"""Batch of uint8 images + generator -> another view of the same pictures.
+"""Batch of uint8 images + draws -> another view of the same pictures.
 
-Shapes: n images, c channels, h rows, w columns. All draws are made by the generator, on the CPU, so that they are the
-same whatever device holds the images.
+Shapes: n images, c channels, h rows, w columns. All is drawn on the CPU, so that it is the same whatever device holds
+the images.
 """
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 ERASED_AREA = 0.02, 0.33  # of an image; this and the next are those of Zhong and others, "Random Erasing" (2017)
 ERASED_ASPECT = 0.3, 3.3
 GREY = 0.299, 0.587, 0.114  # of red, green, blue (ITU-R BT.601)
+
+
+class Draws:
+    """Random numbers for each of `count` images, and of them those for the images at `kept`, or for all.
+
+    What an image is given so does not depend on which others are there.
+    """
+
+    def __init__(self, generator: torch.Generator, count: int, kept: Int64[Tensor, " n"] | None = None) -> None:
+        self._generator = generator
+        self._count = count
+        self._kept = kept
+
+    def draw_numbers(self, rows: int) -> Float[Tensor, "{rows} n"]:
+        """From 0 to 1, several for each image."""
+        return self._keep(torch.rand((rows, self._count), generator=self._generator))
+
+    def draw_integers(self, low: int, high: int, rows: int) -> Int64[Tensor, "{rows} n"]:
+        """From `low` to below `high`, several for each image."""
+        return self._keep(torch.randint(low, high, (rows, self._count), generator=self._generator))
+
+    def _keep(self, drawn: Tensor) -> Tensor:
+        return drawn if self._kept is None else drawn[:, self._kept]
 
 
 def augment(
@@ -23,21 +46,21 @@ def augment(
     crop: float,
     color: float,
     erase: float,
-    generator: torch.Generator,
+    draws: Draws,
 ) -> UInt8[Tensor, "n c h w"]:
     """All that is asked for, in the order crop and rotate, flip and shift, color, erase."""
     if rotate > 0 or crop < 1:
-        images = crop_and_rotate(images, crop=crop, rotate=rotate, generator=generator)
-    images = flip_and_shift(images, flip=flip, shift=shift, generator=generator)
+        images = crop_and_rotate(images, crop=crop, rotate=rotate, draws=draws)
+    images = flip_and_shift(images, flip=flip, shift=shift, draws=draws)
     if color > 0:
-        images = change_color(images, strength=color, generator=generator)
+        images = change_color(images, strength=color, draws=draws)
     if erase > 0:
-        images = erase_parts(images, share=erase, generator=generator)
+        images = erase_parts(images, share=erase, draws=draws)
     return images
 
 
 def flip_and_shift(
-    images: UInt8[Tensor, "n c h w"], *, flip: bool, shift: int, generator: torch.Generator
+    images: UInt8[Tensor, "n c h w"], *, flip: bool, shift: int, draws: Draws
 ) -> UInt8[Tensor, "n c h w"]:
     """Mirror half of the images left to right (`flip`), and move each by up to `shift` pixels in both directions.
 
@@ -51,11 +74,11 @@ def flip_and_shift(
     rows = torch.arange(height, dtype=index, device=device).expand(n, height)
     columns = torch.arange(width, dtype=index, device=device).expand(n, width)
     if shift > 0:
-        down, right = torch.randint(-shift, shift + 1, (2, n, 1), generator=generator).to(index).to(device)
+        down, right = draws.draw_integers(-shift, shift + 1, 2)[:, :, None].to(index).to(device)
         rows = (rows - down).clamp_(0, height - 1)
         columns = (columns - right).clamp_(0, width - 1)
     if flip:
-        mirrored = torch.rand((n, 1), generator=generator).to(device) < 0.5
+        mirrored = draws.draw_numbers(1).view(n, 1).to(device) < 0.5
         columns = torch.where(mirrored, width - 1 - columns, columns)
     within = (rows[:, :, None] * width + columns[:, None, :]).view(n, 1, height * width)
     first = torch.arange(n * c, dtype=index, device=device).view(n, c, 1) * (height * width)
@@ -63,14 +86,14 @@ def flip_and_shift(
 
 
 def crop_and_rotate(
-    images: UInt8[Tensor, "n c h w"], *, crop: float, rotate: float, generator: torch.Generator
+    images: UInt8[Tensor, "n c h w"], *, crop: float, rotate: float, draws: Draws
 ) -> UInt8[Tensor, "n c h w"]:
     """Cut out a part of each image, `crop` to all of its area, turned by up to `rotate` degrees, and scale it back.
 
     Parts keep the shape of the image; bilinear, and what lies outside repeats the pixels at the edge.
     """
     n, _, height, width = images.shape
-    area, turn, across, down = torch.rand((4, n), generator=generator)
+    area, turn, across, down = draws.draw_numbers(4)
     side = (crop + (1 - crop) * area).sqrt()
     angle = torch.deg2rad(rotate * (2 * turn - 1))
     # From the coordinates of the result, -1 to 1 along both axes, to those of the image.
@@ -83,11 +106,9 @@ def crop_and_rotate(
     return _round(moved)
 
 
-def change_color(
-    images: UInt8[Tensor, "n c h w"], *, strength: float, generator: torch.Generator
-) -> UInt8[Tensor, "n c h w"]:
+def change_color(images: UInt8[Tensor, "n c h w"], *, strength: float, draws: Draws) -> UInt8[Tensor, "n c h w"]:
     """Multiply the saturation of each image, its contrast and its brightness by 1 - `strength` to 1 + `strength`."""
-    factors = 1 + strength * (2 * torch.rand((3, len(images), 1, 1, 1), generator=generator) - 1)
+    factors = 1 + strength * (2 * draws.draw_numbers(3)[:, :, None, None, None] - 1)
     saturation, contrast, brightness = factors.to(images.device)
     levels = images.float()
     if images.shape[1] == len(GREY):
@@ -97,12 +118,10 @@ def change_color(
     return _round(brightness * (mean + contrast * (levels - mean)))
 
 
-def erase_parts(
-    images: UInt8[Tensor, "n c h w"], *, share: float, generator: torch.Generator
-) -> UInt8[Tensor, "n c h w"]:
+def erase_parts(images: UInt8[Tensor, "n c h w"], *, share: float, draws: Draws) -> UInt8[Tensor, "n c h w"]:
     """Fill a rectangle in a `share` of the images, 0..1, with the image's mean colour; what lies outside is cut off."""
     n, _, height, width = images.shape
-    chosen, area, aspect, down, right = torch.rand((5, n), generator=generator)
+    chosen, area, aspect, down, right = draws.draw_numbers(5)
     low, high = torch.tensor(ERASED_ASPECT).log()
     aspect = (low + (high - low) * aspect).exp()
     area = (ERASED_AREA[0] + (ERASED_AREA[1] - ERASED_AREA[0]) * area) * height * width

@@ -5,6 +5,8 @@ that fetch item by item.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
+from itertools import accumulate, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +15,8 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from imclass.data.augment import Draws
+from imclass.data.division import Division
 from imclass.data.shards import Images
 
 CHUNK_IMAGES = 1024  # gathered at once: large enough to hide the cost of a call, small enough for the cache
@@ -28,10 +32,11 @@ Mix = Callable[..., Batch]
 class ShuffledBatches(IterableDataset[Batch]):
     """Batches of one epoch after another, each in an order of its own that `seed` and `epoch` alone decide.
 
-    `augment(images, generator=...)` is applied to whole chunks, then `mix(images, labels, seed=...)` to each batch. The
+    `augment(images, draws=...)` is applied to whole chunks, then `mix(images, labels, seed=...)` to each batch. The
     last batch of an epoch may be smaller. Where `balanced`, every image of an epoch is drawn anew: first a class, each
     as likely, then one of its images. Batches lie on `device`; so do all images where they fit into half of its free
-    memory.
+    memory. Of each batch come the images that `division` has for this process, by default all, and as all would be;
+    no others are read, but where they are mixed.
     """
 
     def __init__(
@@ -45,12 +50,14 @@ class ShuffledBatches(IterableDataset[Batch]):
         device: torch.device,
         balanced: bool = False,
         mix: Mix | None = None,
+        division: Division | None = None,
     ) -> None:
         fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
         self.images = _move(images, device) if fits else images
         self.labels = torch.from_numpy(labels).to(device)
         self.device = device
         self.batch_size = batch_size
+        self.division = division or Division(batch_size)
         self.augment = augment
         self.seed = seed
         self.mix = mix
@@ -67,26 +74,32 @@ class ShuffledBatches(IterableDataset[Batch]):
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return -(-len(self.labels) // self.batch_size)
+        return len(self.sizes)
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Images in each batch of an epoch. One alone would be none to batch norm: it joins the batch before."""
+        full, rest = divmod(len(self.labels), self.batch_size)
+        if rest == 1 and full and self.batch_size > 1:
+            return [self.batch_size] * (full - 1) + [self.batch_size + 1]
+        return [self.batch_size] * full + [rest] * (rest > 0)
 
     def sample_images(self) -> UInt8[Tensor, "n c h w"]:
         """At most 2,000 images from all over the set, the same at each call."""
         return torch.as_tensor(self.images[:: -(-len(self.images) // SAMPLE_IMAGES)]).cpu()
 
     def __iter__(self) -> Iterator[Batch]:
-        order = self._draw_order()
-        labels = self.labels[order.to(self.device)].split(self.batch_size)[self.first :]
-        batches = zip(self._iterate_images(order), labels, strict=True)
-        if self.mix is None:
-            yield from batches
-            return
-        for number, batch in enumerate(batches, self.first):
-            # Chunks have the parts from 1 on.
-            yield self.mix(*batch, seed=derive_seed(self.seed, self.epoch, 0, number + 1))
+        together = self.batches_per_chunk
+        cuts = [self.sizes[at : at + together] for at in range(0, len(self), together)]
+        chunks = self._draw_order().split([sum(sizes) for sizes in cuts])
+        first_chunk, skipped = divmod(self.first, together)
+        for number in range(first_chunk, len(chunks)):
+            yield from islice(self._make_batches(number, chunks[number], cuts[number]), skipped, None)
+            skipped = 0
 
     def list_rows(self, step: int) -> list[int]:
         """Rows of the images in the batch number `step` of the epoch."""
-        return self._draw_order().split(self.batch_size)[step].tolist()
+        return self._draw_order().split(self.sizes)[step].tolist()
 
     def _draw_order(self) -> Int64[Tensor, " n"]:
         generator = self._make_generator()
@@ -96,15 +109,34 @@ class ShuffledBatches(IterableDataset[Batch]):
         place = torch.rand(len(drawn), dtype=torch.float64, generator=generator) * self.classes.counts[drawn]
         return self.classes.rows[self.classes.starts[drawn] + place.long()]
 
-    def _iterate_images(self, order: Int64[Tensor, " n"]) -> Iterator[UInt8[Tensor, "n c h w"]]:
-        chunks = order.split(self.batch_size * self.batches_per_chunk)
-        first_chunk, skipped = divmod(self.first, self.batches_per_chunk)
-        for number, rows in enumerate(chunks[first_chunk:], first_chunk):
-            gathered = self._gather(rows)
-            # A generator for each chunk, so that an epoch can go on from any of them.
-            images = self.augment(gathered, generator=self._make_generator(number + 1))
-            yield from images.split(self.batch_size)[skipped:]
-            skipped = 0
+    def _make_batches(self, number: int, rows: Int64[Tensor, " n"], sizes: list[int]) -> Iterator[Batch]:
+        """The batches of a chunk, of these rows and sizes."""
+        kept = None
+        if self.division.ranks > 1 and self.mix is None:
+            starts = accumulate(sizes, initial=0)
+            kept = torch.cat([start + self._list_own(size) for start, size in zip(starts, sizes, strict=False)])
+            sizes = [len(self._list_own(size)) for size in sizes]
+        # A generator for each chunk, so that an epoch can go on from any of them.
+        draws = Draws(self._make_generator(number + 1), len(rows), kept)
+        rows = rows if kept is None else rows[kept]
+        images = self.augment(self._gather(rows), draws=draws)
+        labels = self.labels[rows.to(self.device)]
+        batches = zip(images.split(sizes), labels.split(sizes), strict=True)
+        if self.mix is None:
+            yield from batches
+            return
+        for at, batch in enumerate(batches, number * self.batches_per_chunk):
+            # Chunks have the parts from 1 on.
+            mixed, targets = self.mix(*batch, seed=derive_seed(self.seed, self.epoch, 0, at + 1))
+            own = slice(None) if self.division.ranks == 1 else self._list_own(len(mixed)).to(self.device)
+            yield mixed[own], targets[own]
+
+    def _list_own(self, size: int) -> Int64[Tensor, " n"]:
+        """Places of this process's images in a batch of so many."""
+        parts = self.division.cut(size)
+        return torch.tensor(
+            [at for part in self.division.list_own(len(parts)) for at in parts[part]], dtype=torch.int64
+        )
 
     def _gather(self, rows: Int64[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
         if isinstance(self.images, Tensor):

@@ -3,11 +3,12 @@
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from imclass.data.shards import Images
 from imclass.device import explain_out_of_memory
 from imclass.models.classifier import Classifier
+from imclass.ranks import ALONE, Ranks
 
 # At once, and fixed, since the size of a batch can change the last bits.
 BATCH_IMAGES = 1000
@@ -19,21 +20,28 @@ def count_at_once(images: Images) -> int:
     return min(BATCH_IMAGES, -(-BATCH_PIXELS // (images.shape[2] * images.shape[3])))
 
 
-def compute_logits(model: Classifier, images: Images) -> Float[Tensor, "n classes"]:
+def compute_logits(model: Classifier, images: Images, ranks: Ranks = ALONE) -> Float[Tensor, "n classes"]:
     """Logits of all images, in their order, on the CPU; the model's mode is left as it was.
 
+    Each of the `ranks` computes some of the batches, and gets all logits.
     Raises InputError when memory does not suffice.
     """
     device = model.pixel_mean.device
     was_training = model.training
     model.eval()
     size = count_at_once(images)
+    share = size * -(-len(images) // (size * ranks.size))  # of each rank but the last
+    first, end = (min(rank * share, len(images)) for rank in (ranks.rank, ranks.rank + 1))
     advice = "free some, or take another device or machine"
     with torch.inference_mode(), explain_out_of_memory(f"{size} images at once, a fixed number", advice):
-        batches = (torch.from_numpy(images[start : start + size]) for start in range(0, len(images), size))
+        batches = (torch.from_numpy(images[start : min(start + size, end)]) for start in range(first, end, size))
         logits = [model(batch.to(device)).cpu() for batch in batches]
     model.train(was_training)
-    return torch.cat(logits)
+    own = torch.cat([torch.empty(0, len(model.config.classes)), *logits])
+    if ranks.size == 1:
+        return own
+    padded = nn.functional.pad(own, (0, 0, 0, share - len(own)))
+    return ranks.gather(padded).flatten(0, 1)[: len(images)]
 
 
 def compute_probabilities(model: Classifier, images: Images) -> Float[np.ndarray, "n classes"]:

@@ -18,20 +18,30 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from imclass.errors import InputError
 from imclass.files import hold_lock, name_in_errors
+from imclass.ranks import ALONE, Ranks
 from imclass.tensors import read_tensors, write_tensors
 from imclass.training.history import Epoch
 from imclass.training.state import State
 
-KIND = "checkpoint 2"  # the number rises when the format changes
+KIND = "checkpoint 3"  # the number rises when the format changes
 KEPT = 2  # of one training: the newest, and one to fall back to
 MAX_BYTES = 4 * 2**30  # of all trainings together
 SECONDS_BETWEEN = 60.0  # at most so much of an epoch is lost
 LOCK_FILE = "lock"
+
+
+class NoCheckpoints:
+    """What ranks have that do not lead."""
+
+    def is_due(self) -> bool:
+        return False
+
+    def save(self, state: State) -> None:
+        pass
 
 
 class Checkpoints:
@@ -123,15 +133,25 @@ def hold_checkpoints(root: Path, decisive: Mapping[str, Any], *, epochs: int) ->
                 signal.signal(number, handler)
 
 
-def resume(state: State, checkpoints: Checkpoints, *, extends: bool) -> int:
-    """Bring the state to where an earlier run was, and say so -> how many epochs that had ended.
+def resume(state: State, checkpoints: Checkpoints | NoCheckpoints, *, extends: bool, ranks: Ranks = ALONE) -> int:
+    """Bring the state of all ranks to where an earlier run was, and say so -> how many epochs that had ended.
 
     Without one, a shorter training that differs in nothing else is gone on with where its schedule `extends` to more
     epochs, which a constant learning rate does.
     """
+    if isinstance(checkpoints, Checkpoints):
+        _resume(state, checkpoints, extends=extends)
+    if ranks.size > 1:
+        tensors, record = ranks.hand_out(_flatten(state))
+        if not ranks.leads:
+            _unflatten(state, tensors, record)
+    return len(state.history)
+
+
+def _resume(state: State, checkpoints: Checkpoints, *, extends: bool) -> None:
     if checkpoints.restore(state):
         print(f"going on after {len(state.history)} epochs and {state.step} batches of an earlier run")
-        return len(state.history)
+        return
     for shorter in checkpoints.list_shorter():
         if not extends:
             print(
@@ -141,7 +161,6 @@ def resume(state: State, checkpoints: Checkpoints, *, extends: bool) -> int:
         if shorter.restore(state):
             print(f"going on after the {len(state.history)} epochs of a shorter training")
             break
-    return len(state.history)
 
 
 def _fingerprint(decisive: Mapping[str, Any]) -> str:
@@ -183,10 +202,7 @@ def _flatten(state: State) -> tuple[dict[str, Tensor], dict[str, Any]]:
         **{f"optimizer/{at}/{name}": tensor for at, moment in moments.items() for name, tensor in moment.items()},
         "epoch/losses": state.losses,
         "epoch/correct": state.correct,
-        "random/cpu": torch.get_rng_state(),
     }
-    if state.correct.device.type == "cuda":
-        tensors["random/cuda"] = torch.cuda.get_rng_state(state.correct.device)
     record = {
         "kind": KIND,
         "step": state.step,
@@ -216,6 +232,3 @@ def _unflatten(state: State, tensors: dict[str, Tensor], record: dict[str, Any])
         state.scaler.load_state_dict(record["scaler"])
     state.step = record["step"]
     state.history = [Epoch(**epoch) for epoch in record["history"]]
-    torch.set_rng_state(groups["random"]["cpu"])
-    if "cuda" in groups["random"]:
-        torch.cuda.set_rng_state(groups["random"]["cuda"], state.correct.device)

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from imclass.data.loader import Batch, ShuffledBatches, derive_seed
+from imclass.data.loader import Batch, ShuffledBatches
 from imclass.data.packed import Split
 from imclass.device import explain_out_of_memory
 from imclass.errors import InputError
 from imclass.models.classifier import Classifier
 from imclass.models.inference import compute_logits
+from imclass.ranks import ALONE, Ranks
 from imclass.training.history import Epoch, find_best, has_settled
 from imclass.training.state import State
 
@@ -46,15 +47,16 @@ def fit(
     *,
     epochs: int,
     schedule: Callable[[int], float],
-    learn: Callable[[State, Tensor, Tensor], None],
-    seed: int,
+    learn: Callable[[State, Tensor, Tensor, int], None],
     patience: int = 0,
+    ranks: Ranks = ALONE,
 ) -> None:
     """Train from where the state is to the end, and leave the model with the weights of the lowest validation loss.
 
-    `schedule` gives the learning rate of each step, counted from 0 over all epochs; `learn` takes a step. The end comes
-    earlier after `patience` epochs without a lower validation loss; 0: never. The state is saved after each epoch, and
-    after a step where `saver` says so. Raises DivergedError when the loss is no longer a number, and InputError when
+    `schedule` gives the learning rate of each step, counted from 0 over all epochs; `learn` takes a step with
+    images, targets and the size of the batch. The end comes earlier after `patience` epochs without a lower validation
+    loss; 0: never. The state is saved after each epoch, and after a step where `saver` says so. All `ranks` come to the
+    same state, and share the work. Raises DivergedError when the loss is no longer a number, and InputError when
     memory does not suffice.
     """
     dataset = batches.dataset
@@ -66,9 +68,10 @@ def fit(
         if size > 1
         else "try smaller images or a smaller network"
     )
+    quiet = None if ranks.leads else True  # None: where standard error is no terminal
     with (
         explain_out_of_memory(f"batch_size {size}", f"{advice}; the checkpoint stays, for a run with more memory"),
-        tqdm(total=total, initial=state.num_steps, unit="batch", unit_scale=True, disable=None) as progress,
+        tqdm(total=total, initial=state.num_steps, unit="batch", unit_scale=True, disable=quiet) as progress,
     ):
         for epoch in range(len(state.history), epochs):
             if has_settled(state.history, patience):
@@ -76,18 +79,16 @@ def fit(
             progress.set_description(f"epoch {epoch + 1}/{epochs}")
             dataset.start(epoch, first=state.step)
             state.model.train()
-            if state.step == 0:
-                torch.manual_seed(derive_seed(seed, epoch))  # for dropout
             for images, labels in batches:
                 set_rate(state.optimizer, schedule(state.num_steps))
-                learn(state, images, labels)
+                learn(state, images, labels, dataset.sizes[state.step])
                 if saver.is_due():
                     check_losses(state, dataset)
                     saver.save(state)
                 if progress.update():
                     progress.set_postfix(loss=f"{state.losses[: state.step].mean().item():.4f}")
             check_losses(state, dataset)
-            end_epoch(state, dataset, val)
+            end_epoch(state, dataset, val, ranks)
             saver.save(state)
     state.model.load_state_dict(state.best_weights)
 
@@ -110,12 +111,11 @@ def check_losses(state: State, dataset: ShuffledBatches) -> None:
         )
 
 
-def end_epoch(state: State, dataset: ShuffledBatches, val: Split) -> None:
+def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) -> None:
     """Judge the model on the validation split, and enter the epoch into the history."""
     # Batches differ in size: a mean of their means would not be the mean over images.
-    sizes = torch.full((len(dataset),), dataset.batch_size, dtype=torch.float64)
-    sizes[-1] = len(dataset.labels) - dataset.batch_size * (len(dataset) - 1)
-    val_loss, val_accuracy = validate(state.judged, val)
+    sizes = torch.tensor(dataset.sizes, dtype=torch.float64)
+    val_loss, val_accuracy = validate(state.judged, val, ranks)
     if not math.isfinite(val_loss):
         raise InputError(f"the validation loss is {val_loss} after epoch {len(state.history) + 1}: try a lower lr")
     entry = Epoch(
@@ -134,9 +134,9 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split) -> None:
     state.correct.zero_()
 
 
-def validate(model: Classifier, val: Split) -> tuple[float, float]:
+def validate(model: Classifier, val: Split, ranks: Ranks = ALONE) -> tuple[float, float]:
     """Mean cross-entropy and accuracy over a split."""
-    logits = compute_logits(model, val.images)
+    logits = compute_logits(model, val.images, ranks)
     labels = torch.from_numpy(val.labels)
     loss = nn.functional.cross_entropy(logits.double(), labels)
     return loss.item(), (logits.argmax(1) == labels).double().mean().item()

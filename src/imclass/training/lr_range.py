@@ -34,7 +34,7 @@ def measure_losses(training: Training) -> Iterator[Point]:
         for images, targets in training.batches:
             rate = LOWEST * (HIGHEST / LOWEST) ** (step / (NUM_STEPS - 1))
             set_rate(state.optimizer, rate)
-            training.learn(state, images, targets)
+            training.learn(state, images, targets, dataset.sizes[state.step])
             step += 1
             average = SMOOTHING * average + (1 - SMOOTHING) * state.losses[state.step - 1].item()
             loss = average / (1 - SMOOTHING**step)

@@ -9,16 +9,22 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from imclass.data.augment import augment
-from imclass.data.loader import Batch, ShuffledBatches, load_batches
+from imclass.data.division import Division
+from imclass.data.loader import Batch, ShuffledBatches, derive_seed, load_batches
 from imclass.data.mix import build_mix
 from imclass.data.packed import Packed
 from imclass.device import select_precision
+from imclass.errors import InputError
 from imclass.models.classifier import ModelConfig
 from imclass.models.pretrained import read_pretrained, start_model
 from imclass.params import Params
+from imclass.ranks import ALONE, Ranks
 from imclass.training.optimizer import build_optimizer
+from imclass.training.parallel import share_gradients
 from imclass.training.state import State, start_training
 from imclass.training.step import Learner, weigh_classes
+
+DROPOUT = 2**63 - 1  # in derived seeds, where a batch's seeds have the number of the epoch
 
 
 @dataclass(frozen=True)
@@ -30,13 +36,15 @@ class Training:
     learn: Learner
 
 
-def set_up(params: Params, data: Packed, weights: Path, device: torch.device) -> Training:
+def set_up(params: Params, data: Packed, weights: Path, device: torch.device, ranks: Ranks = ALONE) -> Training:
     """Build model, optimizer and batches; what is random in them follows from the seed.
 
-    `weights` is the folder of files to start from. Raises InputError where the device lacks the precision asked for,
-    and where weights to start from are not those of the network.
+    `weights` is the folder of files to start from. A batch is shared out among the `ranks`, in at least one part for
+    each. Raises InputError where the device lacks the precision asked for, where weights to start from are not those of
+    the network, and where there are more parts than images in a batch.
     """
     recipe = params.train
+    division = divide_batches(params.batch_size, recipe.accumulation, ranks)
     precision = select_precision(recipe.precision, device)
     split = data.splits["train"]
     dataset = ShuffledBatches(
@@ -48,6 +56,7 @@ def set_up(params: Params, data: Packed, weights: Path, device: torch.device) ->
         device=device,
         balanced=recipe.balance == "sampler",
         mix=None if params.augment.mix == "none" else build_mix(params.augment.mix, len(data.classes)),
+        division=division,
     )
     start = read_pretrained(params.model.name, params.model.weights, weights)
     torch.manual_seed(params.seed)
@@ -77,12 +86,26 @@ def set_up(params: Params, data: Packed, weights: Path, device: torch.device) ->
         averaged=recipe.ema > 0,
         scaled=precision == torch.float16,
     )
+    forward: nn.Module = torch.compile(model) if recipe.compile else model  # type: ignore[assignment]
     learn = Learner(
         criterion,
-        accumulation=recipe.accumulation,
+        division,
+        ranks,
         clip_norm=recipe.clip_norm,
         ema=recipe.ema,
         precision=precision,
-        compiled=torch.compile(model) if recipe.compile else None,
+        forward=forward if ranks.size == 1 else share_gradients(forward, ranks),
+        seed=derive_seed(params.seed, DROPOUT),
     )
     return Training(state, load_batches(dataset), learn)
+
+
+def divide_batches(batch_size: int, accumulation: int, ranks: Ranks) -> Division:
+    """As many parts as `accumulation` says, or the next multiple of the number of ranks.
+
+    Raises InputError for more ranks than images in a batch.
+    """
+    if ranks.size > batch_size:
+        raise InputError(f"batch_size: expected at least {ranks.size}, an image for each process, found {batch_size}")
+    parts = ranks.size * -(-accumulation // ranks.size)
+    return Division(batch_size, min(parts, batch_size), ranks.rank, ranks.size)

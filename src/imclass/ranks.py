@@ -1,0 +1,182 @@
+"""Several processes that do a stage together, on one host or on many, over torch.distributed.
+
+One process may start them here (by PyTorch's torchrun), or torchrun or Slurm has started this one among others.
+"""
+
+import os
+import re
+import signal
+import sys
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from imclass.errors import InputError
+from imclass.params import load_params
+from imclass.stage import PARAMS_FILE, run
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RESTARTS = 3  # after the loss of a process, each from the last checkpoint
+GRACE_SECONDS = 10  # for the leader to save, when all are told to stop
+MOST_SILENCE = timedelta(minutes=10)  # of a host, after which it counts as lost
+LOST = re.compile("connection (was )?(closed|reset|refused)|broken pipe|timed? ?out|watchdog|unhandled system", re.I)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those that do the same stage: `rank` of `size`, and `local` of those on its host.
+
+    Rank 0 leads: it alone writes and tells.
+    """
+
+    rank: int = 0
+    size: int = 1
+    local: int = 0
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def gather(self, tensor: "Tensor") -> "Tensor":
+        """The tensors of all ranks, which have the same shape, one after another along a new first axis."""
+        import torch
+
+        gathered = tensor.new_empty((self.size, *tensor.shape))
+        torch.distributed.all_gather_single(gathered.view(-1), tensor.contiguous().view(-1))
+        return gathered
+
+    def hand_out(self, value: Any) -> Any:
+        """The leader's value, to all; what the others give is not looked at."""
+        import torch
+
+        values = [value]
+        torch.distributed.broadcast_object_list(values)
+        return values[0]
+
+
+ALONE = Ranks()
+
+
+def find_ranks() -> Ranks:
+    """What torchrun or Slurm's srun say in the environment about this process; else it is alone."""
+    environment = os.environ
+    if "RANK" in environment and "WORLD_SIZE" in environment:
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # set by srun, for each task; not in a batch script
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+    else:
+        return ALONE
+    return Ranks(*(int(environment[name]) for name in names))
+
+
+def run_in_ranks(stage: Callable[..., Mapping[str, Any] | None]) -> None:
+    """As `stage.run`, by as many processes as `processes` in params.yaml says, or as there are already.
+
+    When a process that was started here is killed, all start again, at most three times.
+    """
+    ranks = find_ranks()
+    if ranks != ALONE or "RANK" in os.environ:
+        with _join(ranks, stage.__name__):
+            run(stage, leads=ranks.leads)
+        return
+    try:
+        processes = load_params(PARAMS_FILE).processes
+    except (InputError, OSError) as error:
+        sys.exit(f"{stage.__name__}: {error}")
+    if processes != 1:
+        import torch
+
+        processes = processes or torch.cuda.device_count()
+    if processes > 1:
+        _launch(processes, stage.__name__)
+    run(stage)
+
+
+@contextmanager
+def _join(ranks: Ranks, stage: str) -> Iterator[None]:
+    """Within the context this process talks with the others; it ends with one message where one of them is lost."""
+    if ranks.size == 1:
+        yield
+        return
+    import torch
+
+    if not ranks.leads:  # a signal to all is the leader's to answer, which may need this rank for the step under way
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: signal.alarm(GRACE_SECONDS))
+    if "RANK" not in os.environ:
+        os.environ |= _translate_slurm(os.environ)
+    try:
+        torch.distributed.init_process_group(timeout=MOST_SILENCE)
+        yield
+        torch.distributed.barrier()  # the leader's store must outlive the others
+        torch.distributed.destroy_process_group()
+    except RuntimeError as error:  # gloo has no class of its own for this
+        if not LOST.search(str(error)):
+            raise
+        _leave(f"{stage}: another process was lost ({str(error).splitlines()[0]}): run again to go on", ranks)
+
+
+def _leave(message: str, ranks: Ranks) -> NoReturn:
+    if ranks.leads:
+        print(message, file=sys.stderr)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)  # at once: PyTorch's own end would wait for the lost
+
+
+def _launch(processes: int, stage: str) -> NoReturn:
+    import logging
+
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the leader tells what is to be told
+    for restarts in range(RESTARTS + 1):
+        config = LaunchConfig(
+            min_nodes=1,
+            max_nodes=1,
+            nproc_per_node=processes,
+            run_id=uuid.uuid4().hex,
+            rdzv_backend="c10d",
+            rdzv_endpoint="localhost:0",
+            max_restarts=0,  # it would also repeat what a user must mend
+            monitor_interval=0.1,
+        )
+        try:
+            elastic_launch(config, sys.executable)(*sys.argv)
+        except SignalException as error:
+            sys.exit(128 + error.sigval)
+        except ChildFailedError as error:
+            codes = [failure.exitcode for failure in error.failures.values()]
+            killed = [-code for code in codes if code < 0 and -code != signal.SIGTERM]
+            if not killed:
+                sys.exit(max(codes))
+            if restarts < RESTARTS:
+                name = signal.Signals(killed[0]).name
+                print(f"{stage}: a process was ended by {name}: starting again from the last checkpoint", flush=True)
+        else:
+            sys.exit(0)
+    sys.exit(f"{stage}: given up after {RESTARTS} starts anew, since a process was ended each time by {name}")
+
+
+def _translate_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """Where the leader is, as torchrun would say it. The first host of the step has rank 0."""
+    ranks = find_ranks()
+    hosts = environment["SLURM_STEP_NODELIST"]  # such as node[03-05,17] or one,two
+    first = re.match(r"([^\[,]+)(?:\[(\d+))?", hosts)
+    if first is None:
+        raise InputError(f"SLURM_STEP_NODELIST: expected names of hosts, found {hosts!r}")
+    port = 20_000 + int(environment["SLURM_JOB_ID"]) % 20_000  # another one for another job on the same host
+    return {
+        "RANK": str(ranks.rank),
+        "WORLD_SIZE": str(ranks.size),
+        "LOCAL_RANK": str(ranks.local),
+        "MASTER_ADDR": environment.get("MASTER_ADDR", "".join(part or "" for part in first.groups())),
+        "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
+    }
