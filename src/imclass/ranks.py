@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RESTARTS = 3  # after the loss of a process, each from the last checkpoint
+SECONDS_TO_LEAD = 2  # in which the leader tells what all have seen, and torchrun ends the others
 GRACE_SECONDS = 10  # for the leader to save, when all are told to stop
 MOST_SILENCE = timedelta(minutes=10)  # of a host, after which it counts as lost
 LOST = re.compile("connection (was )?(closed|reset|refused)|broken pipe|timed? ?out|watchdog|unhandled system", re.I)
@@ -115,18 +117,26 @@ def _join(ranks: Ranks, stage: str) -> Iterator[None]:
         yield
         torch.distributed.barrier()  # the leader's store must outlive the others
         torch.distributed.destroy_process_group()
+    except SystemExit as error:
+        if not ranks.leads and isinstance(error.code, str):  # most mistakes are seen by all
+            time.sleep(SECONDS_TO_LEAD)
+            _leave("" if signal.alarm(0) else error.code, 1)
+        _leave(error.code, 1)
     except RuntimeError as error:  # gloo has no class of its own for this
-        if not LOST.search(str(error)):
+        found = LOST.search(str(error))
+        if found is None:
             raise
-        _leave(f"{stage}: another process was lost ({str(error).splitlines()[0]}): run again to go on", ranks)
+        told = f"{stage}: another process was lost ({found[0].lower()}): run again to go on"
+        _leave(told if ranks.leads else "", 1)
 
 
-def _leave(message: str, ranks: Ranks) -> NoReturn:
-    if ranks.leads:
-        print(message, file=sys.stderr)
+def _leave(told: str | int | None, status: int) -> NoReturn:
+    """End at once, as sys.exit would: PyTorch's own end would wait for others, or abort."""
+    if isinstance(told, str) and told:
+        print(told, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(1)  # at once: PyTorch's own end would wait for the lost
+    os._exit(told if isinstance(told, int) else status)
 
 
 def _launch(processes: int, stage: str) -> NoReturn:

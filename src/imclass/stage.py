@@ -3,7 +3,6 @@
 import inspect
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -15,7 +14,6 @@ from imclass.params import WHERE_KEYS, load_params
 from imclass.record import append_record, start_record
 
 PARAMS_FILE = Path("params.yaml")  # DVC's own name for it, in the folder of dvc.yaml
-SECONDS_TO_LEAD = 2  # in which the process that leads tells what all have seen, and ends them
 
 
 def run(stage: Callable[..., Mapping[str, Any] | None], *, leads: bool = True) -> None:
@@ -42,8 +40,6 @@ def run(stage: Callable[..., Mapping[str, Any] | None], *, leads: bool = True) -
             params = load_params(PARAMS_FILE, seed=seed)
             told = stage(params, *paths)
     except (InputError, OSError) as error:
-        if not leads:
-            time.sleep(SECONDS_TO_LEAD)
         sys.exit(f"{stage.__name__}: {error}")
     if not leads:
         return

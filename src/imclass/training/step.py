@@ -47,7 +47,7 @@ class Learner:
         """
         state.optimizer.zero_grad()
         sizes = [len(part) for part in self.division.cut(size)]
-        if len(sizes) == 1:
+        if self.division.parts == 1:
             loss, correct = self._learn_part(state, images, targets, size, 0)
         else:
             loss, correct = self._learn_parts(state, images, targets, sizes)
