@@ -27,8 +27,8 @@ class Inspection:
         self.findings: list[Finding] = []
         self._table = table
         self._policy = policy
-        self._row_at = {image: at for at, image in enumerate(table.image)}
-        self._rows: list[int] = []
+        self._row_at = pd.Index(table.image, dtype=object)  # less than half of what a dictionary takes
+        self._rows: list[Int64[np.ndarray, " n"]] = []
         self._sizes: list[Int64[np.ndarray, "n 2"]] = []
         self._thumbnails: list[Thumbnails] = []
 
@@ -36,16 +36,19 @@ class Inspection:
         """Names and pixels of each chunk, as they come."""
         for chunk in decoded:
             self.findings += chunk.findings
-            self._rows += [self._row_at[name] for name in chunk.names]
+            self._rows.append(self._row_at.get_indexer(chunk.names))
             self._sizes.append(chunk.sizes)
             self._thumbnails.append(chunk.thumbnails)
             yield chunk.names, chunk.pixels
 
     def finish(self, images: UInt8[np.ndarray, "n c h w"], *, images_per_class: int) -> None:
         """Look for copies and imbalance; `images` follow the table, with what was watched in its place."""
-        order = np.argsort(self._rows)
-        rows = np.array(self._rows, np.int64)[order]
-        self.findings += find_copies(self._table, images, rows, np.concatenate(self._thumbnails)[order])
+        rows = np.concatenate(self._rows)
+        order = np.argsort(rows)
+        rows = rows[order]
+        thumbnails = np.concatenate(self._thumbnails)[order]
+        self._thumbnails.clear()
+        self.findings += find_copies(self._table, images, rows, thumbnails)
         is_kept = ~self._table.image.isin(find_left_out(self.findings, self._policy)).to_numpy()
         self.kept = self._table[is_kept]
         self.sizes = np.concatenate(self._sizes)[order][is_kept[rows]]
