@@ -1,16 +1,16 @@
 """source + annotations.csv -> packed set: uint8 arrays that training maps into memory; and all that was found."""
 
+import os
 import sys
 from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
 
 from imclass.data.annotations import read_annotations
-from imclass.data.decode import decode_files
+from imclass.data.decode import decode_files, show_progress
 from imclass.data.findings import enforce_policy, find_left_out, read_findings, write_counts, write_findings
 from imclass.data.inspection import Inspection
 from imclass.data.packed import write_packed
@@ -33,10 +33,13 @@ def build(
 ) -> dict[str, object]:
     table = read_annotations(annotations)
     earlier, _ = read_findings(found_before)
-    files = tqdm(read_files(source, table.image), "decode", len(table), unit="img", disable=None)
-    sha256 = dict(zip(table.image, table.sha256, strict=True))
     decoded = decode_files(
-        files, sha256, params.build, workers=params.workers, smallest_side=params.checks.smallest_side
+        read_files(source, table.image),
+        dict(zip(table.image, table.sha256, strict=True)),
+        params.build,
+        workers=params.workers,
+        smallest_side=params.checks.smallest_side,
+        cluster=os.environ.get("DASK_SCHEDULER_ADDRESS"),  # Dask's own name
     )
     policy = params.checks.policy.model_dump()
     inspection = Inspection(table, policy)
@@ -52,7 +55,9 @@ def build(
         return find_left_out(inspection.findings, policy)
 
     rows = list(table[["image", "label", "split"]].itertuples(index=False, name=None))
-    packed_images = write_packed(packed, rows, inspection.watch(decoded), params.build.model_dump(), choose_left_out)
+    packed_images = write_packed(
+        packed, rows, inspection.watch(show_progress(decoded, len(table))), params.build.model_dump(), choose_left_out
+    )
     return {"images": packed_images}
 
 

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from pipeline import list_run_stages, run
 
+from benchmarks.plan import plan
 from imclass.data.packed import write_packed
 from imclass.imports import find_imports
 
@@ -48,6 +49,10 @@ def test_python_in_the_documents_runs(folder: Path) -> None:
 def test_links_lead_somewhere(path: Path) -> None:
     for link in re.findall(r"\]\(([^)#]+)", path.read_text()):
         assert link.startswith("https://") or (path.parent / link).exists(), link
+
+
+def test_table_of_what_larger_sets_cost_is_the_scripts() -> None:
+    assert plan() in (ROOT / "docs" / "scaling.md").read_text()
 
 
 def test_files_named_in_the_readme_exist_or_are_outs() -> None:

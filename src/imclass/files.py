@@ -4,13 +4,13 @@ import csv
 import errno
 import fcntl
 import hashlib
-import io
 import os
 import shutil
 import sys
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -53,15 +53,14 @@ def write_text(path: Path, text: str) -> None:
 
 def write_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Write a CSV table with `\\n` line ends, whole or not at all."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    write_text(path, text.getvalue())
+    with write_whole(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(chain([header], rows))
 
 
-def write_checked_rows(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+def write_checked_rows(path: Path, header: Iterable[str], rows: Collection[Iterable[Any]]) -> None:
     """Write a CSV table with a column `check` at the end, by which `find_changed_rows` sees any later change."""
-    texts = [[str(value) for value in row] for row in rows]
-    write_rows(path, [*header, CHECK], ([*row, check] for row, check in zip(texts, _checksum(texts), strict=True)))
+    texts = ([str(value) for value in row] for row in rows)
+    write_rows(path, [*header, CHECK], ([*row, _checksum(row, at, len(rows))] for at, row in enumerate(texts)))
 
 
 def read_checked_rows(path: Path, header: Iterable[str]) -> list[list[str]]:
@@ -82,10 +81,10 @@ def read_checked_rows(path: Path, header: Iterable[str]) -> list[list[str]]:
     return [row[:-1] for row in rows]
 
 
-def find_changed_rows(rows: Sequence[Sequence[str]]) -> list[int]:
+def find_changed_rows(rows: Collection[Iterable[str]]) -> list[int]:
     """Positions of the rows, their check at the end, that are not as they were written; all where one is missing."""
-    checks = _checksum([row[:-1] for row in rows])
-    return [at for at, (row, check) in enumerate(zip(rows, checks, strict=True)) if row[-1:] != [check]]
+    texts = (list(row) for row in rows)
+    return [at for at, row in enumerate(texts) if row[-1:] != [_checksum(row[:-1], at, len(rows))]]
 
 
 @contextmanager
@@ -129,10 +128,10 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _checksum(rows: Sequence[Sequence[str]]) -> list[str]:
-    """CRC-32 of each row's text, of its place and of the number of rows."""
-    texts = ("\0".join([f"{at} of {len(rows)}", *row]) for at, row in enumerate(rows))
-    return [f"{zlib.crc32(text.encode()):08x}" for text in texts]
+def _checksum(row: list[str], at: int, count: int) -> str:
+    """CRC-32 of a row's text, of its place and of the number of rows."""
+    text = "\0".join([f"{at} of {count}", *row])
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,7 @@
 import csv
 import os
 import re
+import tracemalloc
 import unicodedata
 from collections.abc import Callable
 from pathlib import Path
@@ -417,3 +418,23 @@ def test_file_that_prepare_did_not_write_is_refused(tmp_path: Path, content: str
     with pytest.raises(InputError, match="a known split in each row") as caught:
         read_annotations(tmp_path / "a.csv")
     assert str(caught.value).startswith(f"{tmp_path / 'a.csv'}: ")
+
+
+def test_a_long_table_is_written_and_read_without_copies_of_it(tmp_path: Path) -> None:
+    count = 5_000
+    names = [f"{at:020}.png" for at in range(count)]
+    table = pd.DataFrame(
+        {"image": names, "label": "a", "split": "train", "group": "", "sha256": "0" * 64}, dtype=object
+    )
+    peaks = []
+    tracemalloc.start()
+    try:
+        for use in (lambda: write_annotations(table, tmp_path / "t.csv"), lambda: read_annotations(tmp_path / "t.csv")):
+            tracemalloc.reset_peak()
+            before, _ = tracemalloc.get_traced_memory()
+            use()
+            peaks.append((tracemalloc.get_traced_memory()[1] - before) / count)
+    finally:
+        tracemalloc.stop()
+    assert peaks[0] < 200
+    assert peaks[1] < 900

@@ -64,13 +64,13 @@ def test_workers_give_the_same_bytes_as_this_process(
     tmp_path: Path, make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
-    start = working._start_workers
+    start = working._Processes
 
     def count_starts(count: int) -> ProcessPoolExecutor:
         started.append(count)
         return start(count)
 
-    monkeypatch.setattr(working, "_start_workers", count_starts)
+    monkeypatch.setattr(working, "_Processes", count_starts)
     monkeypatch.setattr(working, "SECONDS_WORTH_WORKERS", 0.0)
     files = make_files(3 * CHUNK_FILES + 100)
     rows = [(name, "ab"[at % 2], "train") for at, name in enumerate(files)]
@@ -97,7 +97,7 @@ def test_defects_found_in_workers_are_told_as_in_this_process(
 def test_few_files_or_one_worker_start_no_process(
     make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch, count: int, workers: int
 ) -> None:
-    monkeypatch.setattr(working, "_start_workers", lambda _: pytest.fail("started workers"))
+    monkeypatch.setattr(working, "_Processes", lambda _: pytest.fail("started workers"))
     if workers == 1:
         monkeypatch.setattr(working, "SECONDS_WORTH_WORKERS", 0.0)
     assert sum(len(chunk.names) for chunk in decode(make_files(count), workers=workers)) == count

@@ -89,7 +89,7 @@ def write_annotations(table: pd.DataFrame, path: Path) -> None:
     """Write the table, split by split and sorted by name, whole or not at all."""
     order = table.split.map(SPLITS.index)
     table = table.assign(order=order).sort_values(["order", "image"])
-    write_checked_rows(path, COLUMNS, table[list(COLUMNS)].itertuples(index=False))
+    write_checked_rows(path, COLUMNS, table[list(COLUMNS)].to_numpy())
 
 
 def read_annotations(path: Path) -> pd.DataFrame:
@@ -102,7 +102,7 @@ def read_annotations(path: Path) -> pd.DataFrame:
     table = read_table(str(path), content)
     if tuple(table.columns) != (*COLUMNS, CHECK) or not table.split.isin(SPLITS).all():
         raise InputError(f"{path}: expected columns {','.join([*COLUMNS, CHECK])} and a known split in each row")
-    if changed := find_changed_rows(table.values.tolist()):
+    if changed := find_changed_rows(table.to_numpy()):
         lines = [f"line {table.index[at]}: {table.image.iloc[at]!r}" for at in changed]
         raise InputError(
             f"{path}: changed since prepare wrote it; labels and splits belong in the source\n{list_problems(lines)}"
@@ -268,14 +268,17 @@ def _leaves(name: str) -> bool:
 
 def _read_rows(content: bytes) -> tuple[list[tuple[int, list[str]]], list[Fault]]:
     try:
-        text = content.decode("utf-8-sig")
+        content.decode("utf-8-sig")
     except UnicodeDecodeError:
         return [], _find_other_encoding(content)
-    if "\0" in text:
+    if b"\0" in content:
         return [], [
-            (at, "expected text, found a NUL character") for at, line in enumerate(text.split("\n"), 1) if "\0" in line
+            (at, "expected text, found a NUL character")
+            for at, line in enumerate(content.split(b"\n"), 1)
+            if b"\0" in line
         ]
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    # Not io.StringIO, which takes four bytes for each character.
+    reader = csv.reader(io.TextIOWrapper(io.BytesIO(content), "utf-8-sig", newline=""), strict=True)
     try:
         return [(reader.line_num, row) for row in reader if row], []
     except csv.Error as error:

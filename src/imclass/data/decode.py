@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
+from tqdm import tqdm
 
 from imclass.data.findings import Finding
 from imclass.data.images import Fit, decode_picture, fit_image, has_other_suffix
@@ -47,14 +48,21 @@ class To(NamedTuple):
 
 
 def decode_files(
-    files: Iterable[tuple[str, bytes]], sha256: Mapping[str, str], to: Fit, *, workers: int, smallest_side: int = 1
+    files: Iterable[tuple[str, bytes]],
+    sha256: Mapping[str, str],
+    to: Fit,
+    *,
+    workers: int,
+    smallest_side: int = 1,
+    cluster: str | None = None,
 ) -> Iterator[Decoded]:
     """Decode and fit (name, content) pairs -> chunks of them, in their order.
 
     `sha256` gives the content hash that each named file must have. `workers` processes decode, 0 as many as there are
-    cores; what takes less than a moment is decoded in this process. The result does not depend on it. Files that are
-    no sound image, or ended their decoder, are among the findings only.
-    Raises InputError after the last chunk, naming every file that changed.
+    cores, or the workers of the Dask scheduler at the address `cluster`; what takes less than a moment is decoded in
+    this process. The result does not depend on it. Files that are no sound image, or ended their decoder, are among
+    the findings only.
+    Raises InputError for a cluster that cannot be used, and after the last chunk, naming every file that changed.
     """
     changed: list[str] = []
     hashed = ((name, content, sha256[name]) for name, content in files)
@@ -63,11 +71,20 @@ def decode_files(
     def give_up(name: str, why: str) -> Decoded:
         return decode([], 0)._replace(findings=[Finding("unreadable", name, why)])
 
-    for decoded in process_files(hashed, decode, give_up, num_files=len(sha256), workers=workers):
+    for decoded in process_files(hashed, decode, give_up, num_files=len(sha256), workers=workers, cluster=cluster):
         changed += decoded.changed
         yield decoded
     if changed:
         raise InputError(f"files changed since prepare hashed them: {len(changed)}\n{list_problems(sorted(changed))}")
+
+
+def show_progress(decoded: Iterable[Decoded], num_files: int) -> Iterator[Decoded]:
+    """The same chunks, with a bar of the files that are done, where stderr is a terminal."""
+    with tqdm(desc="decode", total=num_files, unit="img", disable=None) as progress:
+        for chunk in decoded:
+            yield chunk
+            unreadable = sum(found.kind == "unreadable" for found in chunk.findings)
+            progress.update(len(chunk.names) + len(chunk.changed) + unreadable)
 
 
 def decode_chunk(to: To, files: list[File], seconds_per_file: int) -> Pictures:

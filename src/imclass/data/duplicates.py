@@ -28,6 +28,7 @@ REACH = 1.001  # radii, along the axis without cells: what rounding may add
 AXES = 5  # more give fewer pictures to compare, and thrice as many cells to look into
 PAIRS_AT_ONCE = 100_000  # few enough to stay in the cache of a processor
 PIXELS_AT_ONCE = 2**24
+ROWS_AT_ONCE = 2**16
 
 Images = UInt8[np.ndarray, "all c h w"]
 
@@ -73,10 +74,11 @@ def find_alike(
     images: Images, rows: Int64[np.ndarray, " n"], thumbnails: Thumbnails, splits: Int64[np.ndarray, " all"]
 ) -> Iterator[tuple[int, int, float]]:
     """Pairs of alike pictures, the first in a later split, with their correlation; none of nearly one level."""
-    spread = thumbnails.std(axis=1) > 256 * FLATTEST
-    vectors, spread_rows = normalize(thumbnails[spread]), rows[spread]
+    parts = np.array_split(thumbnails, 1 + len(thumbnails) // ROWS_AT_ONCE)
+    spread = np.concatenate([part.std(axis=1) for part in parts]) > 256 * FLATTEST
+    spread_rows = rows[spread]
     step = max(1, PIXELS_AT_ONCE // images[:1].size)
-    for first, second in find_close(vectors, splits[spread_rows]):
+    for first, second in find_close(normalize(thumbnails[spread]), splits[spread_rows]):
         for start in range(0, len(first), step):
             later, earlier = spread_rows[first[start : start + step]], spread_rows[second[start : start + step]]
             correlations = np.einsum("ij,ij->i", outline(images[later]), outline(images[earlier]))
@@ -91,6 +93,7 @@ def find_close(
     if not len(vectors):
         return
     projected = vectors @ np.linalg.eigh(vectors.T @ vectors)[1][:, ::-1]
+    del vectors  # as large as all that follows
     places = projected[:, :AXES].astype(np.float64) / RADIUS
     places -= places.min(axis=0) - 1
     places[:, :-1] = np.floor(places[:, :-1])  # along the last axis there are no cells, but an order
@@ -128,7 +131,8 @@ def _expand(
 def _group_equal(images: Images, rows: Int64[np.ndarray, " n"], thumbnails: Thumbnails) -> list[list[int]]:
     """Rows of pictures with equal pixels, in groups of two or more."""
     weights = np.random.default_rng(0).integers(0, 2**64, thumbnails.shape[1], np.uint64)
-    _, group_at, sizes = np.unique(thumbnails.astype(np.uint64) @ weights, return_inverse=True, return_counts=True)
+    keys = np.einsum("ij,j->i", thumbnails, weights, dtype=np.uint64)  # without a copy in 64 bits
+    _, group_at, sizes = np.unique(keys, return_inverse=True, return_counts=True)
     groups = defaultdict(list)
     for at in rows[sizes[group_at] > 1].tolist():
         groups[hashlib.sha256(np.ascontiguousarray(images[at]).data).digest()].append(at)

@@ -100,7 +100,7 @@ def write_findings(path: Path, findings: Iterable[Finding], policy: Mapping[str,
         findings,
         key=lambda found: (POLICIES.index(policy.get(found.kind, "warn")), order.index(found.kind), _rank(found)),
     )
-    rows = (
+    rows = [
         (
             _escape(found.file),
             "" if found.row is None else found.row,
@@ -109,7 +109,7 @@ def write_findings(path: Path, findings: Iterable[Finding], policy: Mapping[str,
             _escape(found.detail),
         )
         for found in ranked
-    )
+    ]
     write_checked_rows(path, COLUMNS, rows)
 
 

@@ -27,26 +27,29 @@ class Inspection:
         self.findings: list[Finding] = []
         self._table = table
         self._policy = policy
-        self._row_at = {image: at for at, image in enumerate(table.image)}
-        self._rows: list[int] = []
-        self._sizes: list[Int64[np.ndarray, "n 2"]] = []
-        self._thumbnails: list[Thumbnails] = []
+        self._row_at = pd.Index(table.image, dtype=object)  # less than half of what a dictionary takes
+        self._is_seen = np.zeros(len(table), bool)
+        self._sizes = np.zeros((len(table), 2), np.int64)
+        self._thumbnails: Thumbnails | None = None
 
     def watch(self, decoded: Iterable[Decoded]) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"]]]:
         """Names and pixels of each chunk, as they come."""
         for chunk in decoded:
             self.findings += chunk.findings
-            self._rows += [self._row_at[name] for name in chunk.names]
-            self._sizes.append(chunk.sizes)
-            self._thumbnails.append(chunk.thumbnails)
+            if self._thumbnails is None:
+                self._thumbnails = np.zeros((len(self._table), chunk.thumbnails.shape[1]), np.uint16)
+            rows = self._row_at.get_indexer(chunk.names)
+            # Not kept chunk by chunk: small objects here and there hold what other memory is freed around them.
+            self._thumbnails[rows], self._sizes[rows], self._is_seen[rows] = chunk.thumbnails, chunk.sizes, True
             yield chunk.names, chunk.pixels
 
     def finish(self, images: UInt8[np.ndarray, "n c h w"], *, images_per_class: int) -> None:
         """Look for copies and imbalance; `images` follow the table, with what was watched in its place."""
-        order = np.argsort(self._rows)
-        rows = np.array(self._rows, np.int64)[order]
-        self.findings += find_copies(self._table, images, rows, np.concatenate(self._thumbnails)[order])
+        assert self._thumbnails is not None
+        rows, thumbnails = np.flatnonzero(self._is_seen), self._thumbnails[self._is_seen]
+        self._thumbnails = None
+        self.findings += find_copies(self._table, images, rows, thumbnails)
         is_kept = ~self._table.image.isin(find_left_out(self.findings, self._policy)).to_numpy()
         self.kept = self._table[is_kept]
-        self.sizes = np.concatenate(self._sizes)[order][is_kept[rows]]
+        self.sizes = self._sizes[self._is_seen & is_kept]
         self.findings += find_imbalance(self.kept, self.classes, images_per_class=images_per_class)

@@ -51,7 +51,7 @@ def normalize(vectors: np.ndarray) -> Float[np.ndarray, "n d"]:
     centred = _flatten(vectors).astype(np.float32)
     centred -= centred.mean(axis=1, keepdims=True)
     lengths = np.linalg.norm(centred, axis=1, keepdims=True)
-    return np.divide(centred, lengths, out=np.zeros_like(centred), where=lengths > 0)
+    return np.divide(centred, lengths, out=centred, where=lengths > 0)
 
 
 def _flatten(rows: np.ndarray) -> np.ndarray:

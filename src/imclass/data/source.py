@@ -194,7 +194,11 @@ def _list_zip(archive: Path, faults: list[Finding]) -> list[str]:
 
 def _read_zip(archive: Path, names: set[str], faults: list[Finding]) -> Iterator[tuple[str, bytes]]:
     with _open_archive(faults), zipfile.ZipFile(archive) as opened, archive.open("rb", buffering=0) as file:
-        for member in opened.infolist():
+        opened.NameToInfo.clear()
+        members = opened.infolist()[::-1]
+        opened.filelist.clear()  # each member takes some 600 bytes: none is kept longer than needed
+        while members:
+            member = members.pop()
             if member.filename in names:
                 if too_large := _find_too_large(member.filename, max(member.file_size, member.compress_size)):
                     faults += too_large

@@ -1,4 +1,7 @@
-"""Files, chunk by chunk -> what a function makes of each chunk, in worker processes where that pays."""
+"""Files, chunk by chunk -> what a function makes of each chunk, in worker processes where that pays.
+
+These are processes on this machine, or the workers of a Dask cluster.
+"""
 
 import multiprocessing
 import os
@@ -8,10 +11,12 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
+from functools import partial
 from itertools import chain
-from typing import TypeVar
+from typing import Any, TypeVar
+
+from imclass.data.cluster import Awaited, Cluster
 
 CHUNK_FILES = 256
 CHUNK_BYTES = 4 * 2**20
@@ -33,11 +38,14 @@ def process_files(
     num_files: int,
     workers: int,
     most: int = CHUNK_FILES,
+    cluster: str | None = None,
 ) -> Generator[Result, None, None]:
     """What `work`, which can be pickled, makes of each chunk of at most `most` files, in their order.
 
     `workers` processes do the work, 0 as many as there are cores; what takes less than a moment is done in this
-    process. `give_up` makes what stands for a file that ended its process.
+    process. With the address of a Dask scheduler, `cluster`, its workers take the place of processes. `give_up` makes
+    what stands for a file that ended its process.
+    Raises InputError for a cluster that cannot be used, or is lost.
     """
     workers = workers or count_cores()
     chunks = _cut(files, min(most, CHUNK_FILES))
@@ -49,35 +57,36 @@ def process_files(
     # The first chunk tells how long the others will take.
     seconds_left = (time.perf_counter() - start) * (num_files / len(first) - 1)
     yield result
-    if workers == 1 or seconds_left < SECONDS_WORTH_WORKERS:
+    if seconds_left < SECONDS_WORTH_WORKERS or (workers == 1 and not cluster):
         yield from (work(chunk, 0) for chunk in chunks)
     else:
-        yield from _process_in_workers(chunks, work, give_up, workers)
+        start_workers = partial(Cluster, cluster) if cluster else partial(_Processes, workers)
+        yield from _process_in_workers(chunks, work, give_up, start_workers)
 
 
 def _process_in_workers(
-    chunks: Iterator[list[File]], work: Work[Result], give_up: GiveUp[Result], workers: int
+    chunks: Iterator[list[File]],
+    work: Work[Result],
+    give_up: GiveUp[Result],
+    start_workers: Callable[[], "_Processes | Cluster"],
 ) -> Iterator[Result]:
     """In the order of the chunks. When a worker dies, all that waited for one is done file by file to name which."""
     waiting: deque[list[File]] = deque()
     while True:
-        with _start_workers(workers) as pool:
-            futures: deque[Future[Result]] = deque()
+        with start_workers() as pool:
+            futures: deque[Future[Result] | Awaited[Result]] = deque()
             try:
                 for chunk in chunks:
                     waiting.append(chunk)
                     futures.append(pool.submit(work, chunk, SECONDS_PER_FILE))
-                    if len(futures) > CHUNKS_AHEAD * workers:
+                    if len(futures) > CHUNKS_AHEAD * pool.count_workers():
                         yield futures.popleft().result()
                         waiting.popleft()
                 while futures:
                     yield futures.popleft().result()
                     waiting.popleft()
-            except BrokenProcessPool:
+            except BrokenExecutor:
                 pass
-            except BaseException:
-                _kill(pool)
-                raise
             else:
                 return
         yield from _process_one_by_one(chain.from_iterable(waiting), work, give_up)
@@ -86,11 +95,11 @@ def _process_in_workers(
 
 def _process_one_by_one(files: Iterator[File], work: Work[Result], give_up: GiveUp[Result]) -> Iterator[Result]:
     while True:
-        with _start_workers(1) as pool:
+        with _Processes(1) as pool:
             for file in files:
                 try:
                     yield pool.submit(work, [file], SECONDS_PER_FILE).result()
-                except BrokenProcessPool:
+                except BrokenExecutor:
                     why = f"its decoder crashed, ran out of memory or took longer than {SECONDS_PER_FILE} s"
                     yield give_up(file[0], why)
                     break
@@ -98,16 +107,22 @@ def _process_one_by_one(files: Iterator[File], work: Work[Result], give_up: Give
                 return
 
 
-def _start_workers(count: int) -> ProcessPoolExecutor:
-    # Forked where that is safe: a fresh interpreter takes longer to start than to decode some thousand small pictures.
-    context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    return ProcessPoolExecutor(count, context, _end_with_parent)
+class _Processes(ProcessPoolExecutor):
+    def __init__(self, count: int) -> None:
+        # Forked where that is safe: a fresh interpreter takes longer to start than to decode some thousand small
+        # pictures.
+        context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
+        super().__init__(count, context, _end_with_parent)
+        self._count = count
 
+    def count_workers(self) -> int:
+        return self._count
 
-def _kill(pool: ProcessPoolExecutor) -> None:
-    """Let nobody wait for results that nobody wants, as after Ctrl-C. From Python 3.14 on, pools have a method."""
-    for worker in list(pool._processes.values()):
-        worker.kill()
+    def __exit__(self, kind: type[BaseException] | None, *about: Any) -> bool | None:
+        if kind is not None:  # as after Ctrl-C: let nobody wait for results that nobody wants
+            for worker in list(self._processes.values()):
+                worker.kill()  # from Python 3.14 on, pools have a method
+        return super().__exit__(kind, *about)
 
 
 def _end_with_parent() -> None:

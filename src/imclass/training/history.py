@@ -39,7 +39,7 @@ def has_settled(history: Sequence[Epoch], patience: int) -> bool:
 
 def write_history(history: list[Epoch], path: Path) -> None:
     """Write all epochs, whole or not at all."""
-    write_checked_rows(path, COLUMNS, map(astuple, history))
+    write_checked_rows(path, COLUMNS, list(map(astuple, history)))
 
 
 def read_history(path: Path) -> list[Epoch]:
