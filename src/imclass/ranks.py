@@ -48,8 +48,9 @@ class Ranks:
         """The tensors of all ranks, which have the same shape, one after another along a new first axis."""
         import torch
 
-        gathered = tensor.new_empty((self.size, *tensor.shape))
-        torch.distributed.all_gather_single(gathered.view(-1), tensor.contiguous().view(-1))
+        copies = tensor.expand(self.size, *tensor.shape).contiguous()
+        gathered = torch.empty_like(copies)
+        torch.distributed.all_to_all_single(gathered, copies)  # gloo's all-gather takes two to three times as long
         return gathered
 
     def hand_out(self, value: Any) -> Any:
