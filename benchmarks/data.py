@@ -18,11 +18,11 @@ from imclass.data.annotations import label_images
 from imclass.data.decode import decode_files
 from imclass.data.packed import Packed, Split, open_packed, write_packed
 from imclass.data.source import read_files
-from imclass.params import BuildParams
+from imclass.params import FitParams
 from imclass.team.fetch import fetch
 
-FASHION_FIT = BuildParams(channels=1, height=28, width=28, fit="crop", background=255)
-PHOTO_FIT = BuildParams(channels=3, height=64, width=64, fit="crop", background=255)
+FASHION_FIT = FitParams(channels=1, height=28, width=28, fit="crop", background=255)
+PHOTO_FIT = FitParams(channels=3, height=64, width=64, fit="crop", background=255)
 NUM_VAL = 1_000
 
 
@@ -148,7 +148,7 @@ def zip_images(source: Path, archive: Path, count: int) -> Path:
     return archive
 
 
-def pack(source: Path, packed: Path, fit: BuildParams, *, workers: int) -> Packed:
+def pack(source: Path, packed: Path, fit: FitParams, *, workers: int) -> Packed:
     """Pack a source whole into its training split, as the build stage does."""
     if not packed.is_dir():
         table, _ = label_images(source)

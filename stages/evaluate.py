@@ -50,7 +50,7 @@ def evaluate(
 ) -> dict[str, object]:
     make_deterministic(params.threads)
     device = select_device(params.device)
-    data = open_packed(packed)
+    data = open_packed(packed, workers=params.workers)
     test, classes = data.splits["test"], data.classes
     labels = test.labels
     model = load_model(model_file).to(device).to(memory_format=torch.channels_last)

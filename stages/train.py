@@ -28,7 +28,7 @@ from imclass.training.temperature import calibrate
 def train(params: Params, packed: Path, weights: Path, model_file: Path, history_file: Path) -> dict[str, object]:
     make_deterministic(params.threads)
     device = select_device(params.device)
-    data = open_packed(packed)
+    data = open_packed(packed, workers=params.workers)
     train_split, val = data.splits["train"], data.splits["val"]
     training = set_up(params, data, weights, device)
     state = training.state

@@ -54,12 +54,29 @@ class DataParams(Section):
         return self
 
 
-class BuildParams(Section):
+class FitParams(Section):
+    """The shape that pictures are brought to, and how."""
+
     channels: Literal[1, 3]
     height: Size
     width: Size
     fit: Literal["crop", "pad", "stretch"]
     background: Annotated[int, Field(ge=0, le=255)]
+
+
+class BuildParams(FitParams):
+    store: Literal["raw", "encoded"]
+    quality: Annotated[int, Field(ge=1, le=100)] | None
+
+    @model_validator(mode="after")
+    def _encode_where_encoded(self) -> "BuildParams":
+        if self.store == "raw" and self.quality is not None:
+            raise ValueError(f"quality: expected null where store is raw, found {self.quality}")
+        return self
+
+    def describe_fit(self) -> dict[str, Any]:
+        """What decides the pixels that a network sees, but for the loss of encoding anew."""
+        return self.model_dump(include=set(FitParams.model_fields))
 
 
 class PolicyParams(Section):

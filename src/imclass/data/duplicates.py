@@ -9,17 +9,19 @@ compared with those in its own cell and the cells beside it only.
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import product
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Float, Int64
 
 from imclass.data.annotations import SPLITS
 from imclass.data.findings import Finding
 from imclass.data.pictures import FLATTEST, Thumbnails, normalize, outline
+from imclass.data.shards import Images
 
 MIN_CORRELATION = 0.9975  # measured: docs/data.md
 MIN_THUMBNAILS = 0.9985
@@ -28,8 +30,6 @@ REACH = 1.001  # radii, along the axis without cells: what rounding may add
 AXES = 5  # more give fewer pictures to compare, and thrice as many cells to look into
 PAIRS_AT_ONCE = 100_000  # few enough to stay in the cache of a processor
 PIXELS_AT_ONCE = 2**24
-
-Images = UInt8[np.ndarray, "all c h w"]
 
 
 def find_copies(
@@ -75,11 +75,13 @@ def find_alike(
     """Pairs of alike pictures, the first in a later split, with their correlation; none of nearly one level."""
     spread = thumbnails.std(axis=1) > 256 * FLATTEST
     vectors, spread_rows = normalize(thumbnails[spread]), rows[spread]
-    step = max(1, PIXELS_AT_ONCE // images[:1].size)
+    step = max(1, PIXELS_AT_ONCE // math.prod(images.shape[1:]))
     for first, second in find_close(vectors, splits[spread_rows]):
         for start in range(0, len(first), step):
             later, earlier = spread_rows[first[start : start + step]], spread_rows[second[start : start + step]]
-            correlations = np.einsum("ij,ij->i", outline(images[later]), outline(images[earlier]))
+            read, places = np.unique(np.stack([later, earlier]), return_inverse=True)  # many are in many pairs
+            outlines = outline(images[read])[places.reshape(2, -1)]
+            correlations = np.einsum("ij,ij->i", *outlines)
             for at in np.flatnonzero(correlations >= MIN_CORRELATION):
                 yield int(later[at]), int(earlier[at]), float(correlations[at])
 

@@ -10,7 +10,10 @@ from imclass.data.decode import Decoded
 from imclass.data.duplicates import find_copies
 from imclass.data.findings import Finding, find_left_out
 from imclass.data.pictures import Thumbnails
+from imclass.data.shards import Images
 from imclass.data.split import find_imbalance
+
+Pixels = UInt8[np.ndarray, "n c h w"]
 
 
 class Inspection:
@@ -32,16 +35,16 @@ class Inspection:
         self._sizes: list[Int64[np.ndarray, "n 2"]] = []
         self._thumbnails: list[Thumbnails] = []
 
-    def watch(self, decoded: Iterable[Decoded]) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"]]]:
-        """Names and pixels of each chunk, as they come."""
+    def watch(self, decoded: Iterable[Decoded]) -> Iterator[tuple[list[str], Pixels, list[bytes]]]:
+        """Names, pixels and, where they are kept, files of each chunk, as they come."""
         for chunk in decoded:
             self.findings += chunk.findings
             self._rows += [self._row_at[name] for name in chunk.names]
             self._sizes.append(chunk.sizes)
             self._thumbnails.append(chunk.thumbnails)
-            yield chunk.names, chunk.pixels
+            yield chunk.names, chunk.pixels, chunk.contents
 
-    def finish(self, images: UInt8[np.ndarray, "n c h w"], *, images_per_class: int) -> None:
+    def finish(self, images: Images, *, images_per_class: int) -> None:
         """Look for copies and imbalance; `images` follow the table, with what was watched in its place."""
         order = np.argsort(self._rows)
         rows = np.array(self._rows, np.int64)[order]

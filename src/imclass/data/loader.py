@@ -13,16 +13,19 @@ from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
+from imclass.data.encoded import EncodedShards
 from imclass.data.shards import Images
 
 CHUNK_IMAGES = 1024  # gathered at once: large enough to hide the cost of a call, small enough for the cache
 CHUNK_PIXELS = 2**20  # of each channel; augmenting takes some 16 bytes for each
 SAMPLE_IMAGES = 2_000
+SAMPLE_PIXELS = 2**21  # of each channel
 
 Targets = Int64[Tensor, " n"] | Float[Tensor, "n classes"]  # labels, or the share of each class
 Batch = tuple[UInt8[Tensor, "n c h w"], Targets]
 Augment = Callable[..., UInt8[Tensor, "n c h w"]]
 Mix = Callable[..., Batch]
+Cut = Callable[..., UInt8[Tensor, "n c h w"]]
 
 
 class ShuffledBatches(IterableDataset[Batch]):
@@ -31,7 +34,8 @@ class ShuffledBatches(IterableDataset[Batch]):
     `augment(images, generator=...)` is applied to whole chunks, then `mix(images, labels, seed=...)` to each batch. The
     last batch of an epoch may be smaller. Where `balanced`, every image of an epoch is drawn anew: first a class, each
     as likely, then one of its images. Batches lie on `device`; so do all images where they fit into half of its free
-    memory.
+    memory. Of encoded images, worker processes make the chunks ahead, on the CPU; `cut(rows, generator=...)`, where
+    given, is what reads them, and draws before `augment` does.
     """
 
     def __init__(
@@ -45,8 +49,10 @@ class ShuffledBatches(IterableDataset[Batch]):
         device: torch.device,
         balanced: bool = False,
         mix: Mix | None = None,
+        cut: Cut | None = None,
     ) -> None:
-        fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+        movable = device.type == "cuda" and not isinstance(images, EncodedShards)
+        fits = movable and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
         self.images = _move(images, device) if fits else images
         self.labels = torch.from_numpy(labels).to(device)
         self.device = device
@@ -54,6 +60,7 @@ class ShuffledBatches(IterableDataset[Batch]):
         self.augment = augment
         self.seed = seed
         self.mix = mix
+        self.cut = cut
         self.classes = _group_by_class(labels) if balanced else None
         self.epoch = 0
         self.first = 0
@@ -70,8 +77,9 @@ class ShuffledBatches(IterableDataset[Batch]):
         return -(-len(self.labels) // self.batch_size)
 
     def sample_images(self) -> UInt8[Tensor, "n c h w"]:
-        """At most 2,000 images from all over the set, the same at each call."""
-        return torch.as_tensor(self.images[:: -(-len(self.images) // SAMPLE_IMAGES)]).cpu()
+        """At most 2,000 images, fewer large ones, from all over the set, the same at each call."""
+        most = max(1, min(SAMPLE_IMAGES, SAMPLE_PIXELS // (self.images.shape[2] * self.images.shape[3])))
+        return torch.as_tensor(self.images[:: -(-len(self.images) // most)]).cpu()
 
     def __iter__(self) -> Iterator[Batch]:
         order = self._draw_order()
@@ -99,17 +107,28 @@ class ShuffledBatches(IterableDataset[Batch]):
     def _iterate_images(self, order: Int64[Tensor, " n"]) -> Iterator[UInt8[Tensor, "n c h w"]]:
         chunks = order.split(self.batch_size * self.batches_per_chunk)
         first_chunk, skipped = divmod(self.first, self.batches_per_chunk)
-        for number, rows in enumerate(chunks[first_chunk:], first_chunk):
-            gathered = self._gather(rows)
+        numbers = range(first_chunk, len(chunks))
+
+        def make(number: int) -> UInt8[Tensor, "n c h w"]:
             # A generator for each chunk, so that an epoch can go on from any of them.
-            images = self.augment(gathered, generator=self._make_generator(number + 1))
+            generator = self._make_generator(number + 1)
+            rows = chunks[number]
+            images = self._gather(rows) if self.cut is None else self.cut(rows, generator=generator)
+            return self.augment(images, generator=generator)
+
+        made: Iterator[Any] = map(make, numbers)
+        if isinstance(self.images, EncodedShards):
+            ahead = self.images.make_ahead(make, numbers, most=len(chunks[0]))
+            made = (torch.from_numpy(chunk).to(self.device) for chunk in ahead)
+        for images in made:
             yield from images.split(self.batch_size)[skipped:]
             skipped = 0
 
     def _gather(self, rows: Int64[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
         if isinstance(self.images, Tensor):
             return self.images.index_select(0, rows.to(self.device))
-        return torch.from_numpy(self.images[rows.numpy()]).to(self.device, non_blocking=True)
+        images = torch.from_numpy(self.images[rows.numpy()])
+        return images if isinstance(self.images, EncodedShards) else images.to(self.device, non_blocking=True)
 
     def _make_generator(self, part: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, part))

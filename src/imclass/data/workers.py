@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import chain
 from typing import TypeVar
 
@@ -61,7 +62,7 @@ def _process_in_workers(
     """In the order of the chunks. When a worker dies, all that waited for one is done file by file to name which."""
     waiting: deque[list[File]] = deque()
     while True:
-        with _start_workers(workers) as pool:
+        with start_workers(workers) as pool:
             futures: deque[Future[Result]] = deque()
             try:
                 for chunk in chunks:
@@ -76,7 +77,7 @@ def _process_in_workers(
             except BrokenProcessPool:
                 pass
             except BaseException:
-                _kill(pool)
+                kill_workers(pool)
                 raise
             else:
                 return
@@ -86,7 +87,7 @@ def _process_in_workers(
 
 def _process_one_by_one(files: Iterator[File], work: Work[Result], give_up: GiveUp[Result]) -> Iterator[Result]:
     while True:
-        with _start_workers(1) as pool:
+        with start_workers(1) as pool:
             for file in files:
                 try:
                     yield pool.submit(work, [file], SECONDS_PER_FILE).result()
@@ -98,19 +99,20 @@ def _process_one_by_one(files: Iterator[File], work: Work[Result], give_up: Give
                 return
 
 
-def _start_workers(count: int) -> ProcessPoolExecutor:
+def start_workers(count: int, prepare: Callable[..., None] | None = None, *arguments: object) -> ProcessPoolExecutor:
+    """Processes that end with this one. Each calls `prepare` first, on Linux without pickling the arguments."""
     # Forked where that is safe: a fresh interpreter takes longer to start than to decode some thousand small pictures.
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-    return ProcessPoolExecutor(count, context, _end_with_parent)
+    return ProcessPoolExecutor(count, context, partial(_end_with_parent, prepare, *arguments))
 
 
-def _kill(pool: ProcessPoolExecutor) -> None:
+def kill_workers(pool: ProcessPoolExecutor) -> None:
     """Let nobody wait for results that nobody wants, as after Ctrl-C. From Python 3.14 on, pools have a method."""
     for worker in list(pool._processes.values()):
         worker.kill()
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(prepare: Callable[..., None] | None, *arguments: object) -> None:
     """Let no worker outlive a process that is killed, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -121,6 +123,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+    if prepare is not None:
+        prepare(*arguments)
 
 
 def count_cores() -> int:

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from imclass.data.encoded import read_in_order
 from imclass.data.shards import Images
 from imclass.device import explain_out_of_memory
 from imclass.models.classifier import Classifier
@@ -30,7 +31,7 @@ def compute_logits(model: Classifier, images: Images) -> Float[Tensor, "n classe
     size = count_at_once(images)
     advice = "free some, or take another device or machine"
     with torch.inference_mode(), explain_out_of_memory(f"{size} images at once, a fixed number", advice):
-        batches = (torch.from_numpy(images[start : start + size]) for start in range(0, len(images), size))
+        batches = map(torch.from_numpy, read_in_order(images, size))
         logits = [model(batch.to(device)).cpu() for batch in batches]
     model.train(was_training)
     return torch.cat(logits)
