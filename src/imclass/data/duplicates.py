@@ -16,12 +16,13 @@ from itertools import product
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, UInt8
 
 from imclass.data.annotations import SPLITS
+from imclass.data.encoded import EncodedShards
 from imclass.data.findings import Finding
 from imclass.data.pictures import FLATTEST, Thumbnails, normalize, outline
-from imclass.data.shards import Images
+from imclass.data.shards import Shards
 
 MIN_CORRELATION = 0.9975  # measured: docs/data.md
 MIN_THUMBNAILS = 0.9985
@@ -30,6 +31,8 @@ REACH = 1.001  # radii, along the axis without cells: what rounding may add
 AXES = 5  # more give fewer pictures to compare, and thrice as many cells to look into
 PAIRS_AT_ONCE = 100_000  # few enough to stay in the cache of a processor
 PIXELS_AT_ONCE = 2**24
+
+Images = UInt8[np.ndarray | Shards | EncodedShards, "all c h w"]
 
 
 def find_copies(
