@@ -30,11 +30,14 @@ def compute_logits(model: Classifier, images: Images) -> Float[Tensor, "n classe
     model.eval()
     size = count_at_once(images)
     advice = "free some, or take another device or machine"
+    # Filled in place: a small tensor kept from each batch would lie between large ones, and keep memory from reuse.
+    logits = torch.empty(len(images), len(model.config.classes), dtype=model.pixel_mean.dtype)
     with torch.inference_mode(), explain_out_of_memory(f"{size} images at once, a fixed number", advice):
         batches = map(torch.from_numpy, read_in_order(images, size))
-        logits = [model(batch.to(device)).cpu() for batch in batches]
+        for start, batch in zip(range(0, len(images), size), batches, strict=True):
+            logits[start : start + size] = model(batch.to(device))
     model.train(was_training)
-    return torch.cat(logits)
+    return logits
 
 
 def compute_probabilities(model: Classifier, images: Images) -> Float[np.ndarray, "n classes"]:
