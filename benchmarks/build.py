@@ -36,7 +36,7 @@ from benchmarks.report import RESULTS, format_spread, write_report
 from imclass.data.annotations import label_images
 from imclass.data.source import read_files
 from imclass.data.workers import CHUNK_FILES
-from imclass.params import BuildParams
+from imclass.params import FitParams
 
 SMALL = 500  # below imclass's threshold for worker processes
 LIMIT, OURS = "decoding alone", "imclass, from a zip"
@@ -61,7 +61,7 @@ def read_options(about: str | None) -> argparse.Namespace:
 def report_speed(options: argparse.Namespace) -> None:
     pngs = make_fashion_pngs(options.folder, options.idx)
     photos = make_photos(options.folder, options.photos)
-    sets: dict[str, tuple[Path, int, BuildParams, Callable[[bytes], Any]]] = {
+    sets: dict[str, tuple[Path, int, FitParams, Callable[[bytes], Any]]] = {
         f"{options.count:,} PNG of 28x28": (pngs, options.count, FASHION_FIT, decode_png),
         f"{options.photos:,} JPEG photos to 64x64": (photos, options.photos, PHOTO_FIT, decode_jpeg),
         f"{SMALL} PNG of 28x28": (pngs, SMALL, FASHION_FIT, decode_png),
@@ -94,7 +94,7 @@ def compare_readers(
     source: Path,
     archive: Path,
     count: int,
-    fit: BuildParams,
+    fit: FitParams,
     decode: Callable[[bytes], Any],
     options: argparse.Namespace,
 ) -> dict[str, list[float]]:
@@ -123,12 +123,12 @@ def compare_readers(
         return alternate(programs, rounds=options.rounds)
 
 
-def time_imclass(source: Path, hashes: Path, fit: BuildParams, workers: int) -> float:
+def time_imclass(source: Path, hashes: Path, fit: FitParams, workers: int) -> float:
     arguments = [str(source.resolve()), str(hashes), fit.model_dump_json(), str(workers)]
     return float(run([sys.executable, str(Path(__file__).with_name("decode_pass.py")), *arguments], hashes.parent))
 
 
-def time_loader(folder: Path, names: Sequence[str], fit: BuildParams, workers: int) -> float:
+def time_loader(folder: Path, names: Sequence[str], fit: FitParams, workers: int) -> float:
     from benchmarks.image_files import ImageFiles
 
     images = ImageFiles([str(folder / name) for name in names], fit.channels, fit.height)

@@ -18,11 +18,11 @@ from imclass.data.annotations import label_images
 from imclass.data.decode import decode_files
 from imclass.data.packed import Packed, Split, open_packed, write_packed
 from imclass.data.source import read_files
-from imclass.params import BuildParams
+from imclass.params import FitParams
 from imclass.team.fetch import fetch
 
-FASHION_FIT = BuildParams(channels=1, height=28, width=28, fit="crop", background=255)
-PHOTO_FIT = BuildParams(channels=3, height=64, width=64, fit="crop", background=255)
+FASHION_FIT = FitParams(channels=1, height=28, width=28, fit="crop", background=255)
+PHOTO_FIT = FitParams(channels=3, height=64, width=64, fit="crop", background=255)
 NUM_VAL = 1_000
 
 
@@ -148,14 +148,16 @@ def zip_images(source: Path, archive: Path, count: int) -> Path:
     return archive
 
 
-def pack(source: Path, packed: Path, fit: BuildParams, *, workers: int) -> Packed:
+def pack(source: Path, packed: Path, fit: FitParams, *, workers: int, store: str = "raw") -> Packed:
     """Pack a source whole into its training split, as the build stage does."""
     if not packed.is_dir():
         table, _ = label_images(source)
         sha256 = hash_files(source, list(table.image))
-        decoded = decode_files(read_files(source, table.image), sha256, fit, workers=workers)
+        keeps = store == "encoded"
+        decoded = decode_files(read_files(source, table.image), sha256, fit, workers=workers, keeps=keeps)
         rows = [(image, label, "train") for image, label in zip(table.image, table.label, strict=True)]
-        write_packed(packed, rows, ((chunk.names, chunk.pixels) for chunk in decoded), fit.model_dump())
+        chunks = ((chunk.names, chunk.pixels, chunk.contents) for chunk in decoded)
+        write_packed(packed, rows, chunks, fit.model_dump(), store=store)
     return open_packed(packed)
 
 

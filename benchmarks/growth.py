@@ -36,7 +36,7 @@ from imclass.data.duplicates import RADIUS, find_close
 from imclass.data.images import decode_and_fit
 from imclass.data.pictures import normalize, shrink
 from imclass.data.source import read_files
-from imclass.params import BuildParams
+from imclass.params import FitParams
 
 START_ROWS = 100  # of a table that takes no time: what remains is start-up
 LARGE_FILE = 20_000  # bytes
@@ -143,7 +143,7 @@ def report_build(options: argparse.Namespace) -> None:
 
 
 def measure_build(
-    archive: Path, count: int, fit: BuildParams, options: argparse.Namespace
+    archive: Path, count: int, fit: FitParams, options: argparse.Namespace
 ) -> tuple[list[float], list[float], list[Usage]]:
     """Seconds of the stage's imports and of the limit, and what the stage took, in each round."""
     starts, limits, usages = [], [], []

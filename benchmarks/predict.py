@@ -34,7 +34,7 @@ from imclass.data.source import read_files
 from imclass.export.graph import save_onnx, trace_program
 from imclass.models.classifier import ModelConfig, build_model
 from imclass.models.modelfile import save_model
-from imclass.params import BuildParams
+from imclass.params import FitParams
 from imclass.serving.model import open_model
 
 NETWORK = {"name": "cnn", "widths": [32, 64], "dropout": 0.0}  # of params.yaml; the weights do not matter here
@@ -81,7 +81,7 @@ def report_speed(options: argparse.Namespace) -> None:
 
 
 def compare_programs(
-    archive: Path, count: int, fit: BuildParams, options: argparse.Namespace
+    archive: Path, count: int, fit: FitParams, options: argparse.Namespace
 ) -> tuple[Mapping[str, list[float]], Mapping[str, list[float]]]:
     """Seconds of each program in each round, for all images and for one."""
     names = label_images(archive)[0].image
@@ -120,7 +120,7 @@ def compare_programs(
     return seconds, starts
 
 
-def make_models(folder: Path, fit: BuildParams) -> dict[str, Path]:
+def make_models(folder: Path, fit: FitParams) -> dict[str, Path]:
     """The same untrained network, as both kinds of file."""
     half = [0.5] * fit.channels
     config = ModelConfig([str(at) for at in range(10)], fit.model_dump(), half, mirror=False, network=NETWORK, std=half)

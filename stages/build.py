@@ -5,8 +5,6 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-import numpy as np
-
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))  # this checkout's library, also in `dvc exp run --temp`
 
 from imclass.data.annotations import read_annotations
@@ -14,6 +12,7 @@ from imclass.data.decode import decode_files, show_progress
 from imclass.data.findings import enforce_policy, find_left_out, read_findings, write_counts, write_findings
 from imclass.data.inspection import Inspection
 from imclass.data.packed import write_packed
+from imclass.data.shards import Images
 from imclass.data.sizes import write_sizes
 from imclass.data.source import read_files
 from imclass.data.split import check_splits, count_splits
@@ -39,12 +38,14 @@ def build(
         params.build,
         workers=params.workers,
         smallest_side=params.checks.smallest_side,
+        keeps=params.build.store == "encoded",
+        quality=params.build.quality,
         cluster=os.environ.get("DASK_SCHEDULER_ADDRESS"),  # Dask's own name
     )
     policy = params.checks.policy.model_dump()
     inspection = Inspection(table, policy)
 
-    def choose_left_out(images: np.ndarray) -> Collection[str]:
+    def choose_left_out(images: Images) -> Collection[str]:
         inspection.finish(images, images_per_class=params.checks.images_per_class)
         found = [*earlier, *inspection.findings]
         write_findings(findings, found, policy)
@@ -56,7 +57,12 @@ def build(
 
     rows = list(table[["image", "label", "split"]].itertuples(index=False, name=None))
     packed_images = write_packed(
-        packed, rows, inspection.watch(show_progress(decoded, len(table))), params.build.model_dump(), choose_left_out
+        packed,
+        rows,
+        inspection.watch(show_progress(decoded, len(table))),
+        params.build.describe_fit(),
+        choose_left_out,
+        store=params.build.store,
     )
     return {"images": packed_images}
 

@@ -51,7 +51,7 @@ def evaluate(
     make_deterministic(params.threads)
     ranks = find_ranks()
     device = select_device(params.device, ranks)
-    data = open_packed(packed)
+    data = open_packed(packed, workers=params.workers)
     test, classes = data.splits["test"], data.classes
     labels = test.labels
     model = load_model(model_file).to(device).to(memory_format=torch.channels_last)
@@ -59,7 +59,6 @@ def evaluate(
     if not ranks.leads:
         return {}
     temperature = model.config.temperature
-
     metrics = estimate_metrics(logits, labels, temperature=temperature)
     probabilities = np.exp(compute_log_probabilities(logits, temperature))
     uncalibrated = measure_probabilities(logits, labels, temperature=1.0)
@@ -68,8 +67,7 @@ def evaluate(
     names = read_names(data, "test")
     write_predictions(predictions_file, names=names, labels=labels, probabilities=probabilities, classes=classes)
     write_reliability(reliability_file, probabilities, labels)
-    history = read_history(history_file)
-    predicted = probabilities.argmax(axis=1)
+    history, predicted = read_history(history_file), probabilities.argmax(axis=1)
     confusion = count_confusion(labels, predicted, len(classes))
     best, val_images = find_best(history), len(data.splits["val"].labels)
     decisions = list_decisions(names, labels, predicted, classes)

@@ -14,7 +14,15 @@ from imclass.data.packed import open_packed, read_names
 from imclass.device import describe_device, make_deterministic
 from imclass.export.card import write_card
 from imclass.export.graph import save_onnx, save_program, trace_program
-from imclass.export.parity import check_parity, compare, open_onnx, open_program, try_on_files, try_on_packed
+from imclass.export.parity import (
+    check_parity,
+    compare,
+    open_onnx,
+    open_program,
+    read_split_files,
+    try_on_files,
+    try_on_packed,
+)
 from imclass.export.quantize import judge_int8, save_int8
 from imclass.files import write_text, write_whole
 from imclass.models.modelfile import load_model
@@ -48,7 +56,8 @@ def export(
         if params.export.int8_loss is not None:
             int8 = save_int8(temporary, model, packed.splits["val"].images)
             runs["int8"] = open_onnx(int8, threads=params.threads)
-        trials = try_on_files(runs, source, read_names(packed, "test"), background=model.config.fit["background"])
+        files = read_split_files(source, packed, "test")
+        trials = try_on_files(runs, files, read_names(packed, "test"), background=model.config.fit["background"])
         trials["model"] = try_on_packed(model, packed.splits["test"].images)
         parities = {name: compare(trials["model"], trials[name]) for name in ("onnx", "program")}
         check_parity(parities, tolerance=params.export.tolerance)

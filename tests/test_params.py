@@ -161,6 +161,9 @@ def test_missing_key_is_told(tmp_path: Path, key: str) -> None:
         ("test_fraction", "test_fraction: -0.1"),
         ("height", "height: 1000000000"),
         ("background", "background: 256"),
+        ("store", "store: zip"),
+        ("quality", "quality: 0"),
+        ("quality", "quality: 90"),  # of a raw set
         ("fit", "fit: Crop"),
         ("mean", "mean: 0.5"),
         ("mean", "mean: []"),

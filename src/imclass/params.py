@@ -54,12 +54,23 @@ class DataParams(Section):
         return self
 
 
-class BuildParams(Section):
+class FitParams(Section):
+    """The shape that pictures are brought to, and how."""
+
     channels: Literal[1, 3]
     height: Size
     width: Size
     fit: Literal["crop", "pad", "stretch"]
     background: Annotated[int, Field(ge=0, le=255)]
+
+
+class BuildParams(FitParams):
+    store: Literal["raw", "encoded"]
+    quality: Annotated[int, Field(ge=1, le=100)] | None
+
+    def describe_fit(self) -> dict[str, Any]:
+        """What decides the pixels that a network sees, but for the loss of encoding anew."""
+        return self.model_dump(include=set(FitParams.model_fields))
 
 
 class PolicyParams(Section):
@@ -187,6 +198,8 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _fit_together(self) -> "Params":
+        if self.build.quality is not None and self.build.store != "encoded":
+            raise ValueError(f"build.quality: expected null where build.store is raw, found {self.build.quality}")
         for key, values in ("model.mean", self.model.mean), ("model.std", self.model.std):
             if values is not None and len(values) != self.build.channels:
                 raise ValueError(f"{key}: expected {self.build.channels} numbers (build.channels), found {len(values)}")

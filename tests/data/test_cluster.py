@@ -26,10 +26,10 @@ from imclass.data import workers as working
 from imclass.data.decode import Decoded, decode_files
 from imclass.data.images import Picture, decode_picture
 from imclass.errors import InputError
-from imclass.params import BuildParams
+from imclass.params import FitParams
 
 ROOT = Path(__file__).parents[2]
-TO = BuildParams(channels=1, height=5, width=4, fit="crop", background=255)
+TO = FitParams(channels=1, height=5, width=4, fit="crop", background=255)
 OUTS = ["packed", "findings.csv", "sizes.csv", "data.json"]
 
 Encode = Callable[..., bytes]

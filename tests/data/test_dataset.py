@@ -16,19 +16,19 @@ from imclass.data.decode import decode_files
 from imclass.data.packed import Packed, open_packed, write_packed
 from imclass.data.source import read_files
 from imclass.errors import InputError
-from imclass.params import BuildParams
+from imclass.params import FitParams
 
 DIGITS = Path(__file__).parents[2] / "data/raw/digits.zip"
 RGB = np.random.default_rng(0).integers(0, 256, (21, 33, 3), np.uint8)
 Encode = Callable[..., bytes]
 
 
-def make_build(channels: int, fit: str, background: int = 255) -> BuildParams:
+def make_build(channels: int, fit: str, background: int = 255) -> FitParams:
     values = {"channels": channels, "height": 12, "width": 10, "fit": fit, "background": background}
-    return BuildParams.model_validate(values)
+    return FitParams.model_validate(values)
 
 
-def pack(source: Path, folder: Path, to: BuildParams) -> Packed:
+def pack(source: Path, folder: Path, to: FitParams) -> Packed:
     """What the stages prepare and build make of a source, with every image in train."""
     table, _ = label_images(source)
     sha256 = {name: hashlib.sha256(content).hexdigest() for name, content in read_files(source, table.image)}

@@ -21,10 +21,10 @@ from imclass.data.images import Picture, decode_and_fit, decode_picture
 from imclass.data.packed import write_packed
 from imclass.data.workers import CHUNK_BYTES, CHUNK_FILES
 from imclass.errors import InputError
-from imclass.params import BuildParams
+from imclass.params import FitParams
 
 Encode = Callable[..., bytes]
-TO = BuildParams(channels=1, height=5, width=4, fit="crop", background=255)
+TO = FitParams(channels=1, height=5, width=4, fit="crop", background=255)
 
 
 @pytest.fixture
@@ -64,13 +64,13 @@ def test_workers_give_the_same_bytes_as_this_process(
     tmp_path: Path, make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     started = []
-    start = working._Processes
+    start = working.Processes
 
     def count_starts(count: int) -> ProcessPoolExecutor:
         started.append(count)
         return start(count)
 
-    monkeypatch.setattr(working, "_Processes", count_starts)
+    monkeypatch.setattr(working, "Processes", count_starts)
     monkeypatch.setattr(working, "SECONDS_WORTH_WORKERS", 0.0)
     files = make_files(3 * CHUNK_FILES + 100)
     rows = [(name, "ab"[at % 2], "train") for at, name in enumerate(files)]
@@ -97,7 +97,7 @@ def test_defects_found_in_workers_are_told_as_in_this_process(
 def test_few_files_or_one_worker_start_no_process(
     make_files: MakeFiles, monkeypatch: pytest.MonkeyPatch, count: int, workers: int
 ) -> None:
-    monkeypatch.setattr(working, "_Processes", lambda _: pytest.fail("started workers"))
+    monkeypatch.setattr(working, "Processes", lambda _: pytest.fail("started workers"))
     if workers == 1:
         monkeypatch.setattr(working, "SECONDS_WORTH_WORKERS", 0.0)
     assert sum(len(chunk.names) for chunk in decode(make_files(count), workers=workers)) == count
@@ -129,7 +129,7 @@ def test_file_that_kills_or_stops_its_decoder_is_named_and_the_others_are_decode
 WAIT_IN_WORKERS = """
 import hashlib, os, time
 from imclass.data import decode, workers
-from imclass.params import BuildParams
+from imclass.params import FitParams
 
 def wait(name, content, background):
     if name != "0":
@@ -138,7 +138,7 @@ def wait(name, content, background):
     raise decode.InputError(name)
 
 workers.CHUNK_FILES, workers.SECONDS_WORTH_WORKERS, decode.decode_picture = 1, 0.0, wait
-to = BuildParams(channels=1, height=5, width=4, fit="crop", background=255)
+to = FitParams(channels=1, height=5, width=4, fit="crop", background=255)
 files = [(str(at), b"") for at in range(9)]
 list(decode.decode_files(files, dict.fromkeys(map(str, range(9)), hashlib.sha256().hexdigest()), to, workers=2))
 """

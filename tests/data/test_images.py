@@ -12,7 +12,7 @@ from PIL import Image, ImageFile, PngImagePlugin
 
 from imclass.data.images import decode_and_fit, decode_image, fit_image
 from imclass.errors import InputError
-from imclass.params import BuildParams
+from imclass.params import FitParams
 
 Encode = Callable[..., bytes]
 GREY = np.random.default_rng(0).integers(0, 256, (5, 7), np.uint8)
@@ -62,9 +62,9 @@ def make_png(width: int, height: int, depth: int, color: int, rows: bytes, *chun
     return content
 
 
-def make_build(fit: str, channels: int, height: int, width: int, background: int = 255) -> BuildParams:
+def make_build(fit: str, channels: int, height: int, width: int, background: int = 255) -> FitParams:
     values = {"fit": fit, "channels": channels, "height": height, "width": width, "background": background}
-    return BuildParams.model_validate(values)
+    return FitParams.model_validate(values)
 
 
 # Modes

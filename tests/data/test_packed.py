@@ -13,6 +13,7 @@ from jaxtyping import UInt8
 
 from imclass.data import shards
 from imclass.data.packed import open_packed, read_names, write_packed
+from imclass.data.shards import Images
 from imclass.errors import InputError
 
 COUNTS = {"train": 12, "val": 4, "test": 5}
@@ -100,7 +101,7 @@ def test_left_out_images_are_as_if_they_had_never_been(tmp_path: Path, monkeypat
     left_out = [0, 5, 12, 20]
     kept = [at for at in range(len(ROWS)) if at not in left_out]
 
-    def choose(all_images: UInt8[np.ndarray, "n c h w"]) -> list[str]:
+    def choose(all_images: Images) -> list[str]:
         np.testing.assert_array_equal(all_images, images)
         return [ROWS[at][0] for at in left_out]
 

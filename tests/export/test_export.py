@@ -17,7 +17,7 @@ from imclass.evaluation.saliency import compute_saliency
 from imclass.export.graph import save_onnx, save_program, trace_program
 from imclass.export.parity import Parity, Run, Trial, check_parity, compare, open_onnx, open_program
 from imclass.models.classifier import Classifier, ModelConfig, build_model
-from imclass.params import BuildParams
+from imclass.params import FitParams
 
 LIBRARY = Path(__file__).parents[2] / "src"
 NETWORKS: dict[str, dict[str, Any]] = {
@@ -72,7 +72,7 @@ def test_both_files_take_pictures_of_any_size_grey_or_rgb_as_build_does(
     channels: int, fit: str, tmp_path: Path
 ) -> None:
     model = make_model("mlp", channels=channels, fit=fit)
-    to = BuildParams(**model.config.fit)
+    to = FitParams(**model.config.fit)
     runs = save_both(model, tmp_path)
     for height, width in (1, 1), (8, 8), (30, 20), (7, 90), (200, 9), (300, 451):
         for depth in 1, 3:

@@ -20,7 +20,7 @@ from imclass.data.packed import open_packed
 from imclass.export.card import _quote, _quote_in_cell, _write_call
 from imclass.export.parity import Trial
 from imclass.export.quantize import INT8, judge_int8
-from imclass.params import BuildParams
+from imclass.params import FitParams
 from imclass.serving.model import open_model
 
 PACKAGES = ("onnxruntime", "numpy", "pillow")
@@ -91,7 +91,7 @@ def test_the_cards_program_reads_pictures_as_build_does(call_program: Callable[.
 def test_the_cards_call_of_pillow_gives_the_pixels_of_build(
     fit: Literal["crop", "pad", "stretch"], channels: Literal[1, 3]
 ) -> None:
-    to = BuildParams(channels=channels, height=9, width=7, fit=fit, background=40)
+    to = FitParams(channels=channels, height=9, width=7, fit=fit, background=40)
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 31, 3), np.uint8))
     picture = picture.convert("L" if channels == 1 else "RGB")
     pixels = np.atleast_3d(np.asarray(picture)).transpose(2, 0, 1)

@@ -4,10 +4,14 @@ Shapes: n images, c channels, h rows, w columns. All is drawn on the CPU, so tha
 the images.
 """
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
 from torch.nn import functional
+
+from imclass.data.encoded import EncodedShards
 
 ERASED_AREA = 0.02, 0.33  # of an image; this and the next are those of Zhong and others, "Random Erasing" (2017)
 ERASED_ASPECT = 0.3, 3.3
@@ -92,13 +96,48 @@ def crop_and_rotate(
 
     Parts keep the shape of the image; bilinear, and what lies outside repeats the pixels at the edge.
     """
-    n, _, height, width = images.shape
+    return _move_parts(images, _draw_parts(draws, crop=crop, rotate=rotate))
+
+
+def cut_and_rotate(
+    images: EncodedShards, rows: Int64[Tensor, " n"], *, crop: float, rotate: float, draws: Draws
+) -> UInt8[Tensor, "n c h w"]:
+    """As `crop_and_rotate`, but for what the draws cut out: that is taken from the pictures at their own size.
+
+    It is turned when it has the size of the images, so that beside a turned part its own edge is repeated.
+    """
+    parts = _draw_parts(draws, crop=crop, rotate=rotate)
+    right, below = (1 + parts.right) / 2, (1 + parts.below) / 2  # of the middle, 0..1
+    half = parts.side / 2
+    edges = torch.stack([right - half, below - half, right + half, below + half], dim=1).clamp(0, 1)
+    cut = torch.from_numpy(images.cut(rows.numpy(), edges.double().numpy()))
+    if rotate == 0:
+        return cut
+    still = torch.zeros(len(rows))
+    return _move_parts(cut, _Parts(still + 1, parts.angle, still, still))
+
+
+class _Parts(NamedTuple):
+    """Parts of images: side 0..1, angle in radians, and the middle, -1..1 from left to right and from top to bottom."""
+
+    side: Float[Tensor, " n"]
+    angle: Float[Tensor, " n"]
+    right: Float[Tensor, " n"]
+    below: Float[Tensor, " n"]
+
+
+def _draw_parts(draws: Draws, *, crop: float, rotate: float) -> _Parts:
     area, turn, across, down = draws.draw_numbers(4)
     side = (crop + (1 - crop) * area).sqrt()
     angle = torch.deg2rad(rotate * (2 * turn - 1))
+    return _Parts(side, angle, (1 - side) * (2 * across - 1), (1 - side) * (2 * down - 1))
+
+
+def _move_parts(images: UInt8[Tensor, "n c h w"], parts: _Parts) -> UInt8[Tensor, "n c h w"]:
+    n, _, height, width = images.shape
+    side, angle, right, below = parts
     # From the coordinates of the result, -1 to 1 along both axes, to those of the image.
     cos, sin = side * angle.cos(), side * angle.sin()
-    right, below = (1 - side) * (2 * across - 1), (1 - side) * (2 * down - 1)
     rows = [cos, -sin * height / width, right, sin * width / height, cos, below]
     transforms = torch.stack(rows, dim=1).view(n, 2, 3).to(images.device)
     grid = functional.affine_grid(transforms, list(images.shape), align_corners=False)

@@ -11,15 +11,15 @@ from jaxtyping import Int64, UInt8
 from tqdm import tqdm
 
 from imclass.data.findings import Finding
-from imclass.data.images import Fit, decode_picture, fit_image, has_other_suffix
+from imclass.data.images import Fit, decode_image, decode_picture, encode_jpeg, fit_image, has_other_suffix
 from imclass.data.pictures import FLATTEST, Thumbnails, find_flat, shrink
 from imclass.data.workers import File, process_files
 from imclass.errors import InputError, list_problems
 
 
 class Pictures(NamedTuple):
-    """A chunk: names, pixels and original sizes (width, height, upright) of its sound files, what was found in all, and
-    names of changed ones.
+    """A chunk: names, pixels and original sizes (width, height, upright) of its sound files, what was found in all,
+    names of changed ones; and the bytes of the sound ones, where they are kept.
     """
 
     names: list[str]
@@ -27,6 +27,7 @@ class Pictures(NamedTuple):
     sizes: Int64[np.ndarray, "n 2"]
     findings: list[Finding]
     changed: list[str]
+    contents: list[bytes]
 
 
 class Decoded(NamedTuple):
@@ -38,13 +39,19 @@ class Decoded(NamedTuple):
     thumbnails: Thumbnails
     findings: list[Finding]
     changed: list[str]
+    contents: list[bytes]
 
 
 class To(NamedTuple):
-    """The shape of the decoded pictures, and the side below which a picture is told as small."""
+    """The shape of the decoded pictures, and the side below which a picture is told as small.
+
+    Whether the files are kept, and the quality (1 to 100) of the JPEG files that they all become, if any.
+    """
 
     fit: Fit
     smallest_side: int
+    keeps: bool = False
+    quality: int | None = None
 
 
 def decode_files(
@@ -54,6 +61,8 @@ def decode_files(
     *,
     workers: int,
     smallest_side: int = 1,
+    keeps: bool = False,
+    quality: int | None = None,
     cluster: str | None = None,
 ) -> Iterator[Decoded]:
     """Decode and fit (name, content) pairs -> chunks of them, in their order.
@@ -61,12 +70,13 @@ def decode_files(
     `sha256` gives the content hash that each named file must have. `workers` processes decode, 0 as many as there are
     cores, or the workers of the Dask scheduler at the address `cluster`; what takes less than a moment is decoded in
     this process. The result does not depend on it. Files that are no sound image, or ended their decoder, are among
-    the findings only.
+    the findings only. `keeps` hands the files on as well, as JPEG of the `quality` where that is given; pixels are then
+    what is left of them.
     Raises InputError for a cluster that cannot be used, and after the last chunk, naming every file that changed.
     """
     changed: list[str] = []
     hashed = ((name, content, sha256[name]) for name, content in files)
-    decode = partial(_decode_and_shrink, To(to, smallest_side))
+    decode = partial(_decode_and_shrink, To(to, smallest_side, keeps, quality))
 
     def give_up(name: str, why: str) -> Decoded:
         return decode([], 0)._replace(findings=[Finding("unreadable", name, why)])
@@ -92,6 +102,7 @@ def decode_chunk(to: To, files: list[File], seconds_per_file: int) -> Pictures:
     names: list[str] = []
     findings: list[Finding] = []
     changed: list[str] = []
+    contents: list[bytes] = []
     sizes = np.empty((len(files), 2), np.int64)
     pixels = np.empty((len(files), to.fit.channels, to.fit.height, to.fit.width), np.uint8)
     for name, content, expected in files:
@@ -101,6 +112,9 @@ def decode_chunk(to: To, files: list[File], seconds_per_file: int) -> Pictures:
             continue
         try:
             picture = decode_picture(name, content, background=to.fit.background)
+            if to.quality is not None:
+                content = encode_jpeg(name, picture.pixels, quality=to.quality)
+                picture = picture._replace(pixels=decode_image(name, content))
         except InputError as error:
             findings.append(Finding("unreadable", name, str(error).removeprefix(f"{name}: ")))
             continue
@@ -108,6 +122,8 @@ def decode_chunk(to: To, files: list[File], seconds_per_file: int) -> Pictures:
         pixels[len(names)] = fit_image(picture.pixels, to.fit)
         sizes[len(names)] = width, height
         names.append(name)
+        if to.keeps:
+            contents.append(content)
         if min(height, width) < to.smallest_side:
             findings.append(Finding("small", name, f"{width} x {height} pixels"))
         if picture.converted:
@@ -115,12 +131,12 @@ def decode_chunk(to: To, files: list[File], seconds_per_file: int) -> Pictures:
         if has_other_suffix(name, picture.format):
             findings.append(Finding("wrong_extension", name, f"a {picture.format}"))
     signal.alarm(0)
-    return Pictures(names, pixels[: len(names)], sizes[: len(names)], findings, changed)
+    return Pictures(names, pixels[: len(names)], sizes[: len(names)], findings, changed, contents)
 
 
 def _decode_and_shrink(to: To, files: list[File], seconds_per_file: int) -> Decoded:
-    names, pixels, sizes, findings, changed = decode_chunk(to, files, seconds_per_file)
+    names, pixels, sizes, findings, changed, contents = decode_chunk(to, files, seconds_per_file)
     thumbnails = shrink(pixels)
     flat = np.flatnonzero(find_flat(pixels, thumbnails)).tolist()
     findings += [Finding("uniform", names[at], f"levels spread by less than {FLATTEST}") for at in flat]
-    return Decoded(names, pixels, sizes, thumbnails, findings, changed)
+    return Decoded(names, pixels, sizes, thumbnails, findings, changed, contents)

@@ -9,6 +9,7 @@ compared with those in its own cell and the cells beside it only.
 """
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import product
@@ -18,8 +19,10 @@ import pandas as pd
 from jaxtyping import Float, Int64, UInt8
 
 from imclass.data.annotations import SPLITS
+from imclass.data.encoded import EncodedShards
 from imclass.data.findings import Finding
 from imclass.data.pictures import FLATTEST, Thumbnails, normalize, outline
+from imclass.data.shards import Shards
 
 MIN_CORRELATION = 0.9975  # measured: docs/data.md
 MIN_THUMBNAILS = 0.9985
@@ -30,7 +33,7 @@ PAIRS_AT_ONCE = 100_000  # few enough to stay in the cache of a processor
 PIXELS_AT_ONCE = 2**24
 ROWS_AT_ONCE = 2**16
 
-Images = UInt8[np.ndarray, "all c h w"]
+Images = UInt8[np.ndarray | Shards | EncodedShards, "all c h w"]
 
 
 def find_copies(
@@ -77,11 +80,13 @@ def find_alike(
     parts = np.array_split(thumbnails, 1 + len(thumbnails) // ROWS_AT_ONCE)
     spread = np.concatenate([part.std(axis=1) for part in parts]) > 256 * FLATTEST
     spread_rows = rows[spread]
-    step = max(1, PIXELS_AT_ONCE // images[:1].size)
+    step = max(1, PIXELS_AT_ONCE // math.prod(images.shape[1:]))
     for first, second in find_close(normalize(thumbnails[spread]), splits[spread_rows]):
         for start in range(0, len(first), step):
             later, earlier = spread_rows[first[start : start + step]], spread_rows[second[start : start + step]]
-            correlations = np.einsum("ij,ij->i", outline(images[later]), outline(images[earlier]))
+            read, places = np.unique(np.stack([later, earlier]), return_inverse=True)  # many are in many pairs
+            outlines = outline(images[read])[places.reshape(2, -1)]
+            correlations = np.einsum("ij,ij->i", *outlines)
             for at in np.flatnonzero(correlations >= MIN_CORRELATION):
                 yield int(later[at]), int(earlier[at]), float(correlations[at])
 

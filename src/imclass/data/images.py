@@ -13,6 +13,7 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Sequence
 from itertools import chain
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -25,6 +26,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from imclass.errors import InputError
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+MAX_JPEG_SIDE = 65_500  # of libjpeg
 MAX_PIXELS = 64_000_000  # an RGB picture of this size takes 192 MB
 EXIF_ORIENTATION = 0x0112
 EXIF_KEYS = {"exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp"}  # where Pillow's getexif looks
@@ -110,6 +112,34 @@ def fit_image(pixels: Pixels, to: Fit) -> UInt8[np.ndarray, "c2 h2 w2"]:
     if pixels.shape == (to.channels, to.height, to.width):
         return pixels
     return _to_array(_fit(_to_image(pixels), to))
+
+
+def fit_part(pixels: Pixels, to: Fit, part: Sequence[float]) -> UInt8[np.ndarray, "c2 h2 w2"]:
+    """A part of what `fit_image` gives, at the size of the whole and cut out of the picture at its own size.
+
+    `part` is left, top, right and bottom, 0..1 of the fitted image.
+    """
+    image = _convert(_to_image(pixels), to)
+    left, top, width, height = _place(image, to)
+    across = _map_axis(part[0], part[2], to.width, image.width, left, width)
+    down = _map_axis(part[1], part[3], to.height, image.height, top, height)
+    size = across.end - across.start, down.end - down.start
+    box = across.low, down.low, across.high, down.high
+    whole = (to.width, to.height)
+    if size == whole:
+        return _to_array(image.resize(size, Image.Resampling.BILINEAR, box))
+    padded = Image.new(image.mode, whole, (to.background,) * to.channels if to.channels > 1 else to.background)
+    if min(size) > 0:
+        padded.paste(image.resize(size, Image.Resampling.BILINEAR, box), (across.start, down.start))
+    return _to_array(padded)
+
+
+def encode_jpeg(name: str, pixels: Pixels, *, quality: int) -> bytes:
+    """A JPEG file of a picture at its own size. Raises InputError with the name where it is too long for that."""
+    if max(pixels.shape[1:]) > MAX_JPEG_SIDE:
+        raise InputError(f"{name}: expected at most {MAX_JPEG_SIDE:,} pixels a side for a JPEG, found {pixels.shape}")
+    kind = {"colorspace": "GRAY", "colorsubsampling": "Gray"} if len(pixels) == 1 else {"colorsubsampling": "420"}
+    return bytes(simplejpeg.encode_jpeg(np.ascontiguousarray(pixels.transpose(1, 2, 0)), quality, **kind))
 
 
 def decode_and_fit(name: str, content: bytes, to: Fit) -> Pixels:
@@ -233,9 +263,7 @@ def _check_png(content: bytes) -> set[bytes]:
 
 
 def _fit(image: Image.Image, to: Fit) -> Image.Image:
-    mode = "L" if to.channels == 1 else "RGB"
-    if image.mode != mode:
-        image = image.convert(mode)
+    image = _convert(image, to)
     size = (to.width, to.height)
     if image.size == size:
         return image
@@ -244,6 +272,44 @@ def _fit(image: Image.Image, to: Fit) -> Image.Image:
     if to.fit == "crop":
         return ImageOps.fit(image, size, Image.Resampling.BILINEAR)
     return ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=(to.background,) * to.channels)
+
+
+def _convert(image: Image.Image, to: Fit) -> Image.Image:
+    mode = "L" if to.channels == 1 else "RGB"
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _place(image: Image.Image, to: Fit) -> tuple[float, float, float, float]:
+    """Where the whole picture lies in the fitted image, as `_fit` does it: left, top, width, height in its pixels."""
+    across, down = to.width / image.width, to.height / image.height
+    if to.fit == "stretch" or across == down:
+        return 0.0, 0.0, float(to.width), float(to.height)
+    if to.fit == "crop":
+        width, height = image.width * max(across, down), image.height * max(across, down)
+        return (to.width - width) / 2, (to.height - height) / 2, width, height
+    width, height = to.width, to.height
+    if across < down:
+        height = round(image.height / image.width * to.width)
+    else:
+        width = round(image.width / image.height * to.height)
+    return float(round((to.width - width) * 0.5)), float(round((to.height - height) * 0.5)), float(width), float(height)
+
+
+class _Axis(NamedTuple):
+    """Which pixels of the result lie in the picture, and from where to where of it, in its own pixels, they are."""
+
+    start: int
+    end: int
+    low: float
+    high: float
+
+
+def _map_axis(first: float, last: float, size: int, full_size: int, place: float, length: float) -> _Axis:
+    """Of a part from `first` to `last`, 0..1, of `size` pixels, where `full_size` pixels lie from `place` on."""
+    scale = 1 / (last - first)  # pixels of the result for each of the fitted image
+    start, end = (min(max(round((edge - first * size) * scale), 0), size) for edge in (place, place + length))
+    low, high = ((first * size + edge / scale - place) * full_size / length for edge in (start, end))
+    return _Axis(start, end, max(low, 0.0), min(high, float(full_size)))
 
 
 def _to_image(pixels: Pixels) -> Image.Image:

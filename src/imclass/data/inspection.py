@@ -10,7 +10,10 @@ from imclass.data.decode import Decoded
 from imclass.data.duplicates import find_copies
 from imclass.data.findings import Finding, find_left_out
 from imclass.data.pictures import Thumbnails
+from imclass.data.shards import Images
 from imclass.data.split import find_imbalance
+
+Pixels = UInt8[np.ndarray, "n c h w"]
 
 
 class Inspection:
@@ -32,8 +35,8 @@ class Inspection:
         self._sizes = np.zeros((len(table), 2), np.int64)
         self._thumbnails: Thumbnails | None = None
 
-    def watch(self, decoded: Iterable[Decoded]) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n c h w"]]]:
-        """Names and pixels of each chunk, as they come."""
+    def watch(self, decoded: Iterable[Decoded]) -> Iterator[tuple[list[str], Pixels, list[bytes]]]:
+        """Names, pixels and, where they are kept, files of each chunk, as they come."""
         for chunk in decoded:
             self.findings += chunk.findings
             if self._thumbnails is None:
@@ -41,9 +44,9 @@ class Inspection:
             rows = self._row_at.get_indexer(chunk.names)
             # Not kept chunk by chunk: small objects here and there hold what other memory is freed around them.
             self._thumbnails[rows], self._sizes[rows], self._is_seen[rows] = chunk.thumbnails, chunk.sizes, True
-            yield chunk.names, chunk.pixels
+            yield chunk.names, chunk.pixels, chunk.contents
 
-    def finish(self, images: UInt8[np.ndarray, "n c h w"], *, images_per_class: int) -> None:
+    def finish(self, images: Images, *, images_per_class: int) -> None:
         """Look for copies and imbalance; `images` follow the table, with what was watched in its place."""
         assert self._thumbnails is not None
         rows, thumbnails = np.flatnonzero(self._is_seen), self._thumbnails[self._is_seen]

@@ -6,7 +6,7 @@ that fetch item by item.
 
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from itertools import accumulate, islice
+from itertools import accumulate, count, islice
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,16 +17,19 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from imclass.data.augment import Draws
 from imclass.data.division import Division
+from imclass.data.encoded import EncodedShards
 from imclass.data.shards import Images
 
 CHUNK_IMAGES = 1024  # gathered at once: large enough to hide the cost of a call, small enough for the cache
 CHUNK_PIXELS = 2**20  # of each channel; augmenting takes some 16 bytes for each
 SAMPLE_IMAGES = 2_000
+SAMPLE_PIXELS = 2**21  # of each channel
 
 Targets = Int64[Tensor, " n"] | Float[Tensor, "n classes"]  # labels, or the share of each class
 Batch = tuple[UInt8[Tensor, "n c h w"], Targets]
 Augment = Callable[..., UInt8[Tensor, "n c h w"]]
 Mix = Callable[..., Batch]
+Cut = Callable[..., UInt8[Tensor, "n c h w"]]
 
 
 class ShuffledBatches(IterableDataset[Batch]):
@@ -36,7 +39,8 @@ class ShuffledBatches(IterableDataset[Batch]):
     last batch of an epoch may be smaller. Where `balanced`, every image of an epoch is drawn anew: first a class, each
     as likely, then one of its images. Batches lie on `device`; so do all images where they fit into half of its free
     memory. Of each batch come the images that `division` has for this process, by default all, and as all would be;
-    no others are read, but where they are mixed.
+    no others are read, but where they are mixed. Of encoded images, worker processes make the chunks ahead, on the CPU;
+    `cut(rows, draws=...)`, where given, is what reads them, and draws before `augment` does.
     """
 
     def __init__(
@@ -51,8 +55,10 @@ class ShuffledBatches(IterableDataset[Batch]):
         balanced: bool = False,
         mix: Mix | None = None,
         division: Division | None = None,
+        cut: Cut | None = None,
     ) -> None:
-        fits = device.type == "cuda" and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
+        movable = device.type == "cuda" and not isinstance(images, EncodedShards)
+        fits = movable and images.nbytes < torch.cuda.mem_get_info(device)[0] / 2
         self.images = _move(images, device) if fits else images
         self.labels = torch.from_numpy(labels).to(device)
         self.device = device
@@ -61,6 +67,7 @@ class ShuffledBatches(IterableDataset[Batch]):
         self.augment = augment
         self.seed = seed
         self.mix = mix
+        self.cut = cut
         self.classes = _group_by_class(labels) if balanced else None
         self.epoch = 0
         self.first = 0
@@ -85,16 +92,34 @@ class ShuffledBatches(IterableDataset[Batch]):
         return [self.batch_size] * full + [rest] * (rest > 0)
 
     def sample_images(self) -> UInt8[Tensor, "n c h w"]:
-        """At most 2,000 images from all over the set, the same at each call."""
-        return torch.as_tensor(self.images[:: -(-len(self.images) // SAMPLE_IMAGES)]).cpu()
+        """At most 2,000 images, fewer large ones, from all over the set, the same at each call."""
+        most = max(1, min(SAMPLE_IMAGES, SAMPLE_PIXELS // (self.images.shape[2] * self.images.shape[3])))
+        return torch.as_tensor(self.images[:: -(-len(self.images) // most)]).cpu()
 
     def __iter__(self) -> Iterator[Batch]:
         together = self.batches_per_chunk
-        cuts = [self.sizes[at : at + together] for at in range(0, len(self), together)]
-        chunks = self._draw_order().split([sum(sizes) for sizes in cuts])
+        sizes = [self.sizes[at : at + together] for at in range(0, len(self), together)]
+        chunks = self._draw_order().split(list(map(sum, sizes)))
         first_chunk, skipped = divmod(self.first, together)
-        for number in range(first_chunk, len(chunks)):
-            yield from islice(self._make_batches(number, chunks[number], cuts[number]), skipped, None)
+        numbers = range(first_chunk, len(chunks))
+
+        def make(number: int) -> UInt8[Tensor, "n c h w"]:
+            kept = self._list_kept(sizes[number])
+            rows = chunks[number] if kept is None else chunks[number][kept]
+            # A generator for each chunk, so that an epoch can go on from any of them.
+            draws = Draws(self._make_generator(number + 1), len(chunks[number]), kept)
+            images = self._gather(rows) if self.cut is None else self.cut(rows, draws=draws)
+            return self.augment(images, draws=draws)
+
+        made: Iterator[Any] = map(make, numbers)
+        if isinstance(self.images, EncodedShards):
+            ahead = self.images.make_ahead(make, numbers, most=max(map(len, chunks)))
+            made = (torch.from_numpy(chunk).to(self.device) for chunk in ahead)
+        for number, images in zip(numbers, made, strict=True):
+            batches = self._cut_batches(images, chunks[number], sizes[number])
+            if self.mix is not None:
+                batches = map(self._mix, batches, count(number * together))
+            yield from islice(batches, skipped, None)
             skipped = 0
 
     def list_rows(self, step: int) -> list[int]:
@@ -109,39 +134,43 @@ class ShuffledBatches(IterableDataset[Batch]):
         place = torch.rand(len(drawn), dtype=torch.float64, generator=generator) * self.classes.counts[drawn]
         return self.classes.rows[self.classes.starts[drawn] + place.long()]
 
-    def _make_batches(self, number: int, rows: Int64[Tensor, " n"], sizes: list[int]) -> Iterator[Batch]:
-        """The batches of a chunk, of these rows and sizes."""
-        kept = None
-        if self.division.ranks > 1 and self.mix is None:
-            starts = accumulate(sizes, initial=0)
-            kept = torch.cat([start + self._list_own(size) for start, size in zip(starts, sizes, strict=False)])
-            sizes = [len(self._list_own(size)) for size in sizes]
-        # A generator for each chunk, so that an epoch can go on from any of them.
-        draws = Draws(self._make_generator(number + 1), len(rows), kept)
-        rows = rows if kept is None else rows[kept]
-        images = self.augment(self._gather(rows), draws=draws)
-        labels = self.labels[rows.to(self.device)]
-        batches = zip(images.split(sizes), labels.split(sizes), strict=True)
-        if self.mix is None:
-            yield from batches
-            return
-        for at, batch in enumerate(batches, number * self.batches_per_chunk):
-            # Chunks have the parts from 1 on.
-            mixed, targets = self.mix(*batch, seed=derive_seed(self.seed, self.epoch, 0, at + 1))
-            own = slice(None) if self.division.ranks == 1 else self._list_own(len(mixed)).to(self.device)
-            yield mixed[own], targets[own]
+    def _list_kept(self, sizes: list[int]) -> Int64[Tensor, " n"] | None:
+        """Places in a chunk, with batches of these sizes, of the images that are read; None: all."""
+        if self.division.ranks == 1 or self.mix is not None:
+            return None
+        starts = accumulate(sizes, initial=0)
+        return torch.cat([start + self._list_own(size) for start, size in zip(starts, sizes, strict=False)])
 
     def _list_own(self, size: int) -> Int64[Tensor, " n"]:
         """Places of this process's images in a batch of so many."""
         parts = self.division.cut(size)
-        return torch.tensor(
-            [at for part in self.division.list_own(len(parts)) for at in parts[part]], dtype=torch.int64
-        )
+        own = self.division.list_own(len(parts))
+        return torch.tensor([at for part in own for at in parts[part]], dtype=torch.int64)
+
+    def _cut_batches(
+        self, images: UInt8[Tensor, "n c h w"], rows: Int64[Tensor, " all"], sizes: list[int]
+    ) -> Iterator[Batch]:
+        """A chunk's images that were kept, and the labels of its rows -> its batches."""
+        kept = self._list_kept(sizes)
+        if kept is not None:
+            rows, sizes = rows[kept], [len(self._list_own(size)) for size in sizes]
+        labels = self.labels[rows.to(self.device)]
+        return zip(images.split(sizes), labels.split(sizes), strict=True)
+
+    def _mix(self, whole: tuple[Tensor, Tensor], number: int) -> Batch:
+        assert self.mix is not None
+        # Chunks have the parts from 1 on.
+        mixed, targets = self.mix(*whole, seed=derive_seed(self.seed, self.epoch, 0, number + 1))
+        if self.division.ranks == 1:
+            return mixed, targets
+        own = self._list_own(len(mixed)).to(self.device)
+        return mixed[own], targets[own]
 
     def _gather(self, rows: Int64[Tensor, " n"]) -> UInt8[Tensor, "n c h w"]:
         if isinstance(self.images, Tensor):
             return self.images.index_select(0, rows.to(self.device))
-        return torch.from_numpy(self.images[rows.numpy()]).to(self.device, non_blocking=True)
+        images = torch.from_numpy(self.images[rows.numpy()])
+        return images if isinstance(self.images, EncodedShards) else images.to(self.device, non_blocking=True)
 
     def _make_generator(self, part: int = 0) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self.seed, self.epoch, part))

@@ -1,6 +1,7 @@
 """Decoded images <-> the packed set: a folder of shards that training maps into memory.
 
-train-0000.npy   uint8 N C H W: images of a split, whose shards one after another are sorted by name
+train-0000.npy   uint8 N C H W: images of a split, whose shards one after another are sorted by name; where the files
+                 themselves are kept, they are in train-0000.bin and their places here (data.encoded)
 train-0000.csv   image,label of each of them
 meta.json        classes, images in each shard, fit of the pixels, their mean and standard deviation in train
 
@@ -13,14 +14,16 @@ import json
 import math
 import resource
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from imclass.data.encoded import EncodedDraft, open_encoded
 from imclass.data.shards import Images, Shards, cut_shards
 from imclass.errors import InputError, list_problems
 from imclass.files import hash_file, write_whole
@@ -28,6 +31,8 @@ from imclass.files import hash_file, write_whole
 SPARE_FILES = 256  # that a process may have open beside the shards
 
 Row = tuple[str, str, str]  # image, label and split
+Pixels = UInt8[np.ndarray, "_ c h w"]
+Decoded = tuple[list[str], Pixels] | tuple[list[str], Pixels, list[bytes]]  # names, pixels, and files where encoded
 
 
 @dataclass(frozen=True)
@@ -57,76 +62,113 @@ class Packed:
 def write_packed(
     folder: Path,
     rows: Sequence[Row],
-    decoded: Iterable[tuple[list[str], UInt8[np.ndarray, "_ c h w"]]],
+    decoded: Iterable[Decoded],
     fit: dict[str, Any],
-    choose_left_out: Callable[[UInt8[np.ndarray, "n c h w"]], Collection[str]] = lambda _: (),
+    choose_left_out: Callable[[Images], Collection[str]] = lambda _: (),
+    *,
+    store: str = "raw",
 ) -> int:
     """Write the packed set of (image, label, split) rows from chunks of (names, pixels), whole or not at all.
 
     `rows` come in the order of the packed set, `decoded` in any; `fit` says how pictures were brought to their shape.
-    Pixels are streamed to disk. `choose_left_out` is then given all of them, mapped and in the order of the rows, and
-    names the images that are not to be in the set. Returns how many are.
+    Pixels are streamed to disk, or the files that are third in a chunk where `store` is encoded. `choose_left_out` is
+    then given all of them, mapped or decoded when read, in the order of the rows, and names the images that are not to
+    be in the set. Returns how many are.
     Raises InputError for training pixels that are all equal.
     """
     with write_whole(folder) as temporary:
         temporary.mkdir()
-        everything = temporary / "everything.npy"
-        _write_in_order(everything, [image for image, _, _ in rows], decoded, fit)
-        left_out = set(choose_left_out(np.load(everything, mmap_mode="r")))
+        everything = temporary / "everything"
+        draft = (EncodedDraft if store == "encoded" else _RawDraft)(everything, len(rows), fit)
+        with closing(draft):
+            levels, counted = _draft(draft, rows, decoded, fit["channels"])
+        left_out = set(choose_left_out(draft.images))
         kept = [at for at, (image, _, _) in enumerate(rows) if image not in left_out]
-        image_bytes = fit["channels"] * fit["height"] * fit["width"]
+        for at in counted.difference(kept):
+            levels -= _count_levels(draft.images[at][None])
+        image_bytes = draft.estimate_bytes(kept)
         shards: dict[str, dict[str, int]] = {}
-        levels = np.zeros((fit["channels"], 256), np.int64)
         for split, positions in groupby(kept, lambda at: rows[at][2]):
             part = list(positions)
             names = [rows[at][0] for at in part]
             shards[split] = {}
             for number, cut in enumerate(cut_shards(names, image_bytes=image_bytes)):
                 shard = f"{split}-{number:04}"
-                pixels = np.load(everything, mmap_mode="r")[part[cut]]  # mapped anew, so that no page read stays
-                _write_shard(temporary / shard, [rows[at] for at in part[cut]], pixels)
-                shards[split][shard] = len(pixels)
-                if split == "train":
-                    levels += _count_levels(pixels)
+                draft.write_shard(temporary / shard, part[cut])
+                _write_table(temporary / f"{shard}.csv", [rows[at] for at in part[cut]])
+                shards[split][shard] = len(part[cut])
         everything.unlink()
         mean, std = _measure(levels)
         hashes = {path.name: hash_file(path) for path in sorted(temporary.iterdir())}
         classes = sorted({rows[at][1] for at in kept})
         meta = {"classes": classes, "fit": fit, "mean": mean, "sha256": hashes, "shards": shards, "std": std}
+        if store == "encoded":
+            meta["store"] = store
         meta["fingerprint"] = _hash_meta(meta)
         (temporary / "meta.json").write_text(_to_text(meta), "utf-8")
     return len(kept)
 
 
-def _write_in_order(
-    path: Path,
-    names: Sequence[str],
-    decoded: Iterable[tuple[list[str], UInt8[np.ndarray, "_ c h w"]]],
-    fit: dict[str, Any],
-) -> None:
-    row_at = {name: at for at, name in enumerate(names)}
-    # A memory map would keep the written pages in memory, and end the process where the disk is full.
-    with path.open("wb") as file:
-        shape = (len(names), fit["channels"], fit["height"], fit["width"])
-        np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-        first = file.tell()
-        for chunk_names, pixels in decoded:
-            for name, image in zip(chunk_names, np.ascontiguousarray(pixels), strict=True):
-                file.seek(first + row_at[name] * image.nbytes)
-                file.write(image.data)
-        file.truncate(first + math.prod(shape))  # the last image may be none that was decoded
+class _RawDraft:
+    """Pixels in the order of the rows, in one temporary file."""
+
+    def __init__(self, path: Path, num_rows: int, fit: dict[str, Any]) -> None:
+        self._path = path
+        self._shape = (num_rows, fit["channels"], fit["height"], fit["width"])
+        # A memory map would keep the written pages in memory, and end the process where the disk is full.
+        self._file: BinaryIO = path.open("wb")
+
+    def add(self, rows: Sequence[int], pixels: Pixels, contents: Sequence[bytes] = ()) -> None:  # noqa: ARG002
+        for row, image in zip(rows, np.ascontiguousarray(pixels), strict=True):
+            self._file.seek(row * image.nbytes)
+            self._file.write(image.data)
+
+    def close(self) -> None:
+        self._file.truncate(math.prod(self._shape))  # the last image may be none that was decoded
+        self._file.close()
+
+    @property
+    def images(self) -> UInt8[np.ndarray, "n c h w"]:
+        """Mapped anew, so that no page read stays."""
+        return np.memmap(self._path, np.uint8, "r", shape=self._shape)
+
+    def estimate_bytes(self, rows: Sequence[int]) -> int:  # noqa: ARG002
+        """Of an image."""
+        return math.prod(self._shape[1:])
+
+    def write_shard(self, path: Path, rows: Sequence[int]) -> None:
+        pixels = np.asarray(self.images[rows])
+        with path.with_suffix(".npy").open("wb") as file:  # numpy, given a file, does not say why it was not written
+            np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(pixels))
+            file.write(pixels.data)
 
 
-def _write_shard(path: Path, rows: Sequence[Row], pixels: UInt8[np.ndarray, "n c h w"]) -> None:
-    with path.with_suffix(".npy").open("wb") as file:  # numpy, given a file, does not say why it could not be written
-        np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(pixels))
-        file.write(pixels.data)
-    with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as table:
+def _draft(
+    draft: _RawDraft | EncodedDraft, rows: Sequence[Row], decoded: Iterable[Decoded], channels: int
+) -> tuple[Int64[np.ndarray, "c 256"], set[int]]:
+    """Take all in -> how often each level is in the pixels of training images, and which rows these are."""
+    row_at = {image: at for at, (image, _, _) in enumerate(rows)}
+    levels = np.zeros((channels, 256), np.int64)
+    counted: set[int] = set()
+    for names, pixels, *contents in decoded:
+        at = [row_at[name] for name in names]
+        draft.add(at, pixels, *contents)
+        in_train = [place for place, row in enumerate(at) if rows[row][2] == "train"]
+        levels += _count_levels(pixels[in_train])
+        counted.update(at[place] for place in in_train)
+    return levels, counted
+
+
+def _write_table(path: Path, rows: Sequence[Row]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as table:
         csv.writer(table, lineterminator="\n").writerows([("image", "label"), *(row[:2] for row in rows)])
 
 
-def open_packed(folder: Path) -> Packed:
-    """Map a packed set. Raises InputError where a file is missing or not as it was written."""
+def open_packed(folder: Path, *, workers: int = 0) -> Packed:
+    """Open a packed set, whose pixels are mapped or decoded when read, then by so many `workers` (0: one per core).
+
+    Raises InputError where a file is missing or not as it was written. Encoded pictures are checked when they are read.
+    """
     if not (folder / "meta.json").is_file():
         raise InputError(f"{folder}: expected a packed set, found no\n  meta.json")
     try:
@@ -139,15 +181,22 @@ def open_packed(folder: Path) -> Packed:
     if not damaged:
         if missing := [name for name in hashes if not (folder / name).is_file()]:
             raise InputError(f"{folder}: expected a packed set, found no\n{list_problems(missing)}")
-        damaged = [name for name, expected in hashes.items() if hash_file(folder / name) != expected]
+        checked = [name for name in hashes if not name.endswith(".bin")]
+        damaged = [name for name in checked if hash_file(folder / name) != hashes[name]]
     if damaged:
         raise InputError(f"{folder}: damaged since build wrote it:\n{list_problems(damaged)}")
-    _allow_open_files(len(hashes))
+    is_raw = "store" not in meta
+    if is_raw:
+        _allow_open_files(len(hashes))
     label_at = {label: at for at, label in enumerate(meta["classes"])}
     splits = {}
     tables = {split: [folder / f"{shard}.csv" for shard in of_split] for split, of_split in shards.items()}
     for split, of_split in shards.items():
-        images = Shards([np.load(folder / f"{shard}.npy", mmap_mode="r") for shard in of_split])
+        images: Images
+        if is_raw:
+            images = Shards([np.load(folder / f"{shard}.npy", mmap_mode="r") for shard in of_split])
+        else:
+            images = open_encoded([folder / shard for shard in of_split], meta["fit"], workers=workers)
         labels = [label_at[label] for _, label in _read_rows(tables[split])]
         splits[split] = Split(images, np.array(labels, np.int64))
     return Packed(meta["classes"], meta["fit"], meta["mean"], meta["std"], splits, tables, meta["fingerprint"])
@@ -181,7 +230,7 @@ def _hash_meta(meta: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _count_levels(pixels: UInt8[np.ndarray, "n c h w"]) -> Int64[np.ndarray, "c 256"]:
+def _count_levels(pixels: Pixels) -> Int64[np.ndarray, "c 256"]:
     return np.stack([np.bincount(channel.ravel(), minlength=256) for channel in pixels.swapaxes(0, 1)])
 
 

@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
+from imclass.data.encoded import EncodedShards
+
 # On average, whichever is more: few enough to push for one image, enough that DVC has few files.
-SHARD_BYTES = 2**20  # of pixels
+SHARD_BYTES = 2**20  # of pixels, or of files
 SHARD_IMAGES = 64
 
 
@@ -44,7 +46,7 @@ class Shards:
         return np.asarray(self[:], dtype)
 
 
-Images = UInt8[np.ndarray | Shards, "n c h w"]
+Images = UInt8[np.ndarray | Shards | EncodedShards, "n c h w"]
 
 
 def cut_shards(names: Sequence[str], *, image_bytes: int) -> Iterator[slice]:

@@ -60,7 +60,7 @@ def process_files(
     if seconds_left < SECONDS_WORTH_WORKERS or (workers == 1 and not cluster):
         yield from (work(chunk, 0) for chunk in chunks)
     else:
-        start_workers = partial(Cluster, cluster) if cluster else partial(_Processes, workers)
+        start_workers = partial(Cluster, cluster) if cluster else partial(Processes, workers)
         yield from _process_in_workers(chunks, work, give_up, start_workers)
 
 
@@ -68,7 +68,7 @@ def _process_in_workers(
     chunks: Iterator[list[File]],
     work: Work[Result],
     give_up: GiveUp[Result],
-    start_workers: Callable[[], "_Processes | Cluster"],
+    start_workers: Callable[[], "Processes | Cluster"],
 ) -> Iterator[Result]:
     """In the order of the chunks. When a worker dies, all that waited for one is done file by file to name which."""
     waiting: deque[list[File]] = deque()
@@ -95,7 +95,7 @@ def _process_in_workers(
 
 def _process_one_by_one(files: Iterator[File], work: Work[Result], give_up: GiveUp[Result]) -> Iterator[Result]:
     while True:
-        with _Processes(1) as pool:
+        with Processes(1) as pool:
             for file in files:
                 try:
                     yield pool.submit(work, [file], SECONDS_PER_FILE).result()
@@ -107,12 +107,14 @@ def _process_one_by_one(files: Iterator[File], work: Work[Result], give_up: Give
                 return
 
 
-class _Processes(ProcessPoolExecutor):
-    def __init__(self, count: int) -> None:
+class Processes(ProcessPoolExecutor):
+    """Processes that end with this one. Each calls `prepare` first, on Linux without pickling the arguments."""
+
+    def __init__(self, count: int, prepare: Callable[..., None] | None = None, *arguments: object) -> None:
         # Forked where that is safe: a fresh interpreter takes longer to start than to decode some thousand small
         # pictures.
         context = multiprocessing.get_context("fork" if sys.platform == "linux" else None)
-        super().__init__(count, context, _end_with_parent)
+        super().__init__(count, context, partial(_end_with_parent, prepare, *arguments))
         self._count = count
 
     def count_workers(self) -> int:
@@ -125,7 +127,7 @@ class _Processes(ProcessPoolExecutor):
         return super().__exit__(kind, *about)
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(prepare: Callable[..., None] | None, *arguments: object) -> None:
     """Let no worker outlive a process that is killed, and leave Ctrl-C to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
@@ -136,6 +138,8 @@ def _end_with_parent() -> None:
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()
+    if prepare is not None:
+        prepare(*arguments)
 
 
 def count_cores() -> int:

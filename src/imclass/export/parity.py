@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int64, UInt8
 
+from imclass.data.encoded import EncodedShards
 from imclass.data.images import Pixels, decode_image
+from imclass.data.packed import Packed, read_names
 from imclass.data.shards import Images
 from imclass.data.source import read_files
 from imclass.errors import InputError
@@ -76,8 +78,18 @@ def open_program(path: Path) -> Run:
     return run
 
 
-def try_on_files(runs: Mapping[str, Run], source: Path, names: Sequence[str], *, background: int) -> dict[str, Trial]:
-    """Give the pictures in the named files, at their own sizes, to each of `runs` -> probabilities in order of `names`.
+def read_split_files(source: Path, packed: Packed, split: str) -> Iterator[tuple[str, bytes]]:
+    """Name and content of the files of a split: as the packed set keeps them, where it does, else from the source."""
+    names, images = read_names(packed, split), packed.splits[split].images
+    if isinstance(images, EncodedShards):
+        return ((name, images.read_file(row)) for row, name in enumerate(names))
+    return read_files(source, names)
+
+
+def try_on_files(
+    runs: Mapping[str, Run], files: Iterable[tuple[str, bytes]], names: Sequence[str], *, background: int
+) -> dict[str, Trial]:
+    """Give the pictures in (name, content) pairs, at their own sizes, to each of `runs` -> probabilities by `names`.
 
     `background` lies behind transparent pixels. Raises InputError for files that are gone or no sound pictures.
     """
@@ -85,7 +97,7 @@ def try_on_files(runs: Mapping[str, Run], source: Path, names: Sequence[str], *,
     parts: dict[str, list[Float[np.ndarray, "n classes"]]] = {name: [] for name in runs}
     seconds = dict.fromkeys(runs, 0.0)
     rows: list[int] = []
-    for batch, pictures in _read_batches(source, names, background):
+    for batch, pictures in _read_batches(files, background):
         rows += [row_at[name] for name in batch]
         for name, run in runs.items():
             start = time.perf_counter()
@@ -121,12 +133,12 @@ def check_parity(parities: dict[str, Parity], *, tolerance: float) -> None:
 
 
 def _read_batches(
-    source: Path, names: Sequence[str], background: int
+    files: Iterable[tuple[str, bytes]], background: int
 ) -> Iterator[tuple[list[str], UInt8[np.ndarray, "n h w c"]]]:
-    """Pictures that follow each other and have one shape, as the source stores them."""
+    """Pictures that follow each other and have one shape."""
     batch: list[str] = []
     pictures: list[Pixels] = []
-    for name, content in read_files(source, names):
+    for name, content in files:
         picture = decode_image(name, content, background=background)
         full = len(batch) == BATCH_PICTURES or (len(batch) + 1) * picture.size > BATCH_BYTES
         if batch and (full or picture.shape != pictures[0].shape):

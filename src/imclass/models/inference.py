@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from imclass.data.encoded import read_in_order
 from imclass.data.shards import Images
 from imclass.device import explain_out_of_memory
 from imclass.models.classifier import Classifier
@@ -32,12 +33,15 @@ def compute_logits(model: Classifier, images: Images, ranks: Ranks = ALONE) -> F
     size = count_at_once(images)
     share = size * -(-len(images) // (size * ranks.size))  # of each rank but the last
     first, end = (min(rank * share, len(images)) for rank in (ranks.rank, ranks.rank + 1))
+    starts = range(first, end, size)
     advice = "free some, or take another device or machine"
+    # Filled in place: a small tensor kept from each batch would lie between large ones, and keep memory from reuse.
+    own = torch.empty(end - first, len(model.config.classes), dtype=model.pixel_mean.dtype)
     with torch.inference_mode(), explain_out_of_memory(f"{size} images at once, a fixed number", advice):
-        batches = (torch.from_numpy(images[start : min(start + size, end)]) for start in range(first, end, size))
-        logits = [model(batch.to(device)).cpu() for batch in batches]
+        batches = map(torch.from_numpy, read_in_order(images, starts))
+        for start, batch in zip(starts, batches, strict=True):
+            own[start - first : start - first + size] = model(batch.to(device))
     model.train(was_training)
-    own = torch.cat([torch.empty(0, len(model.config.classes)), *logits])
     if ranks.size == 1:
         return own
     padded = nn.functional.pad(own, (0, 0, 0, share - len(own)))

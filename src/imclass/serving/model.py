@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from imclass.errors import InputError
 from imclass.export.seal import METADATA_KEY, read_sealed
 from imclass.export.session import start_session
-from imclass.params import BuildParams
+from imclass.params import FitParams
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Model:
     """
 
     classes: list[str]
-    fit: BuildParams
+    fit: FitParams
     predict: Callable[[UInt8[np.ndarray, "n c h w"]], Float[np.ndarray, "n classes"]]
 
 
@@ -45,7 +45,7 @@ def _open_onnx(path: Path, threads: int) -> Model:
     def predict(batch: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n classes"]:
         return session.run(None, {pictures.name: np.ascontiguousarray(batch.transpose(0, 2, 3, 1))})[0]
 
-    return Model(about["classes"], BuildParams(**about["fit"]), predict)
+    return Model(about["classes"], FitParams(**about["fit"]), predict)
 
 
 def _open_trained(path: Path, threads: int) -> Model:
@@ -60,4 +60,4 @@ def _open_trained(path: Path, threads: int) -> Model:
     def predict(batch: UInt8[np.ndarray, "n c h w"]) -> Float[np.ndarray, "n classes"]:
         return compute_probabilities(model, batch)
 
-    return Model(model.config.classes, BuildParams(**model.config.fit), predict)
+    return Model(model.config.classes, FitParams(**model.config.fit), predict)

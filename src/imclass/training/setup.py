@@ -8,8 +8,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from imclass.data.augment import augment
+from imclass.data.augment import augment, cut_and_rotate
 from imclass.data.division import Division
+from imclass.data.encoded import EncodedShards
 from imclass.data.loader import Batch, ShuffledBatches, derive_seed, load_batches
 from imclass.data.mix import build_mix
 from imclass.data.packed import Packed
@@ -47,16 +48,22 @@ def set_up(params: Params, data: Packed, weights: Path, device: torch.device, ra
     division = divide_batches(params.batch_size, recipe.accumulation, ranks)
     precision = select_precision(recipe.precision, device)
     split = data.splits["train"]
+    views = params.augment.describe_views()
+    cut = None
+    if isinstance(split.images, EncodedShards) and views["crop"] < 1:  # the pictures have more than their fitted pixels
+        cut = partial(cut_and_rotate, split.images, crop=views["crop"], rotate=views["rotate"])
+        views |= {"crop": 1.0, "rotate": 0.0}
     dataset = ShuffledBatches(
         split.images,
         split.labels,
         batch_size=params.batch_size,
-        augment=partial(augment, **params.augment.describe_views()),
+        augment=partial(augment, **views),
         seed=params.seed,
         device=device,
         balanced=recipe.balance == "sampler",
         mix=None if params.augment.mix == "none" else build_mix(params.augment.mix, len(data.classes)),
         division=division,
+        cut=cut,
     )
     start = read_pretrained(params.model.name, params.model.weights, weights)
     torch.manual_seed(params.seed)

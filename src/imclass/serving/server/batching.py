@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from imclass.data.images import fit_image
-from imclass.params import BuildParams
+from imclass.params import FitParams
 from imclass.serving.server.intake import Limits, decode_within
 
 BATCH_IMAGES = 32
@@ -28,7 +28,7 @@ class Batcher:
     def __init__(
         self,
         predict: Callable[[UInt8[np.ndarray, "n c h w"]], Float[np.ndarray, "n classes"]],
-        fit: BuildParams,
+        fit: FitParams,
         limits: Limits,
         *,
         decoders: int,

@@ -14,7 +14,7 @@ from imclass.evaluation.report.sheets import draw_saliency, draw_sheet
 from imclass.evaluation.saliency import compute_saliency
 from imclass.models.inference import compute_logits, compute_probabilities
 from imclass.models.modelfile import load_model
-from imclass.params import BuildParams
+from imclass.params import FitParams
 from imclass.serving.server.intake import Limits, decode_within
 from imclass.serving.server.neighbours import Neighbours
 
@@ -40,7 +40,7 @@ class Explanations:
         torch.set_num_threads(1)
         self._limits = limits
         self._model = load_model(trained)
-        self._fit = BuildParams(**self._model.config.fit)
+        self._fit = FitParams(**self._model.config.fit)
         other = InputError(f"{trained}: expected the model that was exported, found another")
         shape = (self._fit.channels, self._fit.height, self._fit.width)
         if shape != probe.shape[1:] or self._model.config.classes != classes:
