@@ -66,9 +66,9 @@ def main() -> None:
         options.out,
         title="Training by several processes",
         conditions=[
-            f"Seconds of an epoch of Fashion-MNIST, float32, over loopback; {options.rounds} alternating "
-            "rounds. Speed: the seconds of one process with two threads, in the same round, divided by these. Validation "
-            "loss after two epochs. Median (quartiles)."
+            f"Seconds of an epoch of Fashion-MNIST, float32, over loopback; {options.rounds} alternating rounds.",
+            "Speed: the seconds of one process with two threads, in the same round, divided by these. Validation loss",
+            "after two epochs. Median (quartiles).",
         ],
         header=["", "batch", "processes", "threads", "seconds", "speed", "val loss", "to one process"],
         rows=rows,

@@ -51,7 +51,7 @@ def evaluate(
     make_deterministic(params.threads)
     ranks = find_ranks()
     device = select_device(params.device, ranks)
-    data = open_packed(packed, workers=params.workers)
+    data = open_packed(packed, workers=params.workers, ranks=ranks)
     test, classes = data.splits["test"], data.classes
     labels = test.labels
     model = load_model(model_file).to(device).to(memory_format=torch.channels_last)

@@ -30,7 +30,7 @@ def train(params: Params, packed: Path, weights: Path, model_file: Path, history
     make_deterministic(params.threads)
     ranks = find_ranks()
     device = select_device(params.device, ranks)
-    data = open_packed(packed, workers=params.workers)
+    data = open_packed(packed, workers=params.workers, ranks=ranks)
     train_split, val = data.splits["train"], data.splits["val"]
     training = set_up(params, data, weights, device, ranks)
     state = training.state

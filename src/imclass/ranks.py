@@ -31,7 +31,7 @@ LOST = re.compile("connection (was )?(closed|reset|refused)|broken pipe|timed? ?
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those that do the same stage: `rank` of `size`, and `local` of those on its host.
+    """This process among those that do the same stage: `rank` of `size`, and `local` of the `on_host` on its host.
 
     Rank 0 leads: it alone writes and tells.
     """
@@ -39,6 +39,7 @@ class Ranks:
     rank: int = 0
     size: int = 1
     local: int = 0
+    on_host: int = 1
 
     @property
     def leads(self) -> bool:
@@ -61,6 +62,19 @@ class Ranks:
         torch.distributed.broadcast_object_list(values)
         return values[0]
 
+    def send_to_leader(self, value: Any) -> None:
+        import torch
+
+        torch.distributed.send_object_list([value], 0)
+
+    def receive(self, rank: int) -> Any:
+        """What a rank sends to this one, which leads."""
+        import torch
+
+        values = [None]
+        torch.distributed.recv_object_list(values, rank)
+        return values[0]
+
 
 ALONE = Ranks()
 
@@ -69,12 +83,12 @@ def find_ranks() -> Ranks:
     """What torchrun or Slurm's srun say in the environment about this process; else it is alone."""
     environment = os.environ
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # set by srun, for each task; not in a batch script
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
+        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
     else:
         return ALONE
-    return Ranks(*(int(environment[name]) for name in names))
+    return Ranks(*(int(environment[name].partition("(")[0].partition(",")[0]) for name in names))  # such as 4(x2)
 
 
 def run_in_ranks(stage: Callable[..., Mapping[str, Any] | None]) -> None:
@@ -84,7 +98,7 @@ def run_in_ranks(stage: Callable[..., Mapping[str, Any] | None]) -> None:
     """
     ranks = find_ranks()
     if ranks != ALONE or "RANK" in os.environ:
-        with _join(ranks, stage.__name__):
+        with join_ranks(ranks, stage.__name__):
             run(stage, leads=ranks.leads)
         return
     try:
@@ -101,7 +115,7 @@ def run_in_ranks(stage: Callable[..., Mapping[str, Any] | None]) -> None:
 
 
 @contextmanager
-def _join(ranks: Ranks, stage: str) -> Iterator[None]:
+def join_ranks(ranks: Ranks, what: str) -> Iterator[None]:
     """Within the context this process talks with the others; it ends with one message where one of them is lost."""
     if ranks.size == 1:
         yield
@@ -118,16 +132,17 @@ def _join(ranks: Ranks, stage: str) -> Iterator[None]:
         yield
         torch.distributed.barrier()  # the leader's store must outlive the others
         torch.distributed.destroy_process_group()
-    except SystemExit as error:
-        if not ranks.leads and isinstance(error.code, str):  # most mistakes are seen by all
+    except (SystemExit, InputError, OSError) as error:
+        told = error.code if isinstance(error, SystemExit) else f"{what}: {error}"
+        if not ranks.leads and isinstance(told, str):  # most mistakes are seen by all
             time.sleep(SECONDS_TO_LEAD)
-            _leave("" if signal.alarm(0) else error.code, 1)
-        _leave(error.code, 1)
+            told = 1 if signal.alarm(0) else told
+        _leave(told, 1)
     except RuntimeError as error:  # gloo has no class of its own for this
         found = LOST.search(str(error))
         if found is None:
             raise
-        told = f"{stage}: another process was lost ({found[0].lower()}): run again to go on"
+        told = f"{what}: another process was lost ({found[0].lower()}): run again to go on"
         _leave(told if ranks.leads else "", 1)
 
 
@@ -188,6 +203,7 @@ def _translate_slurm(environment: Mapping[str, str]) -> dict[str, str]:
         "RANK": str(ranks.rank),
         "WORLD_SIZE": str(ranks.size),
         "LOCAL_RANK": str(ranks.local),
+        "LOCAL_WORLD_SIZE": str(ranks.on_host),
         "MASTER_ADDR": environment.get("MASTER_ADDR", "".join(part or "" for part in first.groups())),
         "MASTER_PORT": environment.get("MASTER_PORT", str(port)),
     }

@@ -25,8 +25,10 @@ from jaxtyping import Int64, UInt8
 
 from imclass.data.encoded import EncodedDraft, open_encoded
 from imclass.data.shards import Images, Shards, cut_shards
+from imclass.data.workers import count_cores
 from imclass.errors import InputError, list_problems
 from imclass.files import hash_file, write_whole
+from imclass.ranks import ALONE, Ranks
 
 SPARE_FILES = 256  # that a process may have open beside the shards
 
@@ -164,9 +166,10 @@ def _write_table(path: Path, rows: Sequence[Row]) -> None:
         csv.writer(table, lineterminator="\n").writerows([("image", "label"), *(row[:2] for row in rows)])
 
 
-def open_packed(folder: Path, *, workers: int = 0) -> Packed:
+def open_packed(folder: Path, *, workers: int = 0, ranks: Ranks = ALONE) -> Packed:
     """Open a packed set, whose pixels are mapped or decoded when read, then by so many `workers` (0: one per core).
 
+    Of several `ranks` on a host one checks the files, and all share the cores.
     Raises InputError where a file is missing or not as it was written. Encoded pictures are checked when they are read.
     """
     if not (folder / "meta.json").is_file():
@@ -181,10 +184,11 @@ def open_packed(folder: Path, *, workers: int = 0) -> Packed:
     if not damaged:
         if missing := [name for name in hashes if not (folder / name).is_file()]:
             raise InputError(f"{folder}: expected a packed set, found no\n{list_problems(missing)}")
-        checked = [name for name in hashes if not name.endswith(".bin")]
+        checked = [name for name in hashes if ranks.local == 0 and not name.endswith(".bin")]
         damaged = [name for name in checked if hash_file(folder / name) != hashes[name]]
     if damaged:
         raise InputError(f"{folder}: damaged since build wrote it:\n{list_problems(damaged)}")
+    workers = workers or max(1, count_cores() // ranks.on_host)
     is_raw = "store" not in meta
     if is_raw:
         _allow_open_files(len(hashes))

@@ -33,6 +33,18 @@ class Inputs:
     def num_images(self) -> int:
         return sum(len(file.members) if isinstance(file, Archive) else 1 for file in self.files)
 
+    def share_out(self, rank: int, ranks: int) -> "Inputs":
+        """One of as many stretches as there are ranks, of the same length to one image."""
+        first, end = (self.num_images * at // ranks for at in (rank, rank + 1))
+        files: list[str | Archive] = []
+        for file in self.files:
+            members = file.members if isinstance(file, Archive) else [file]
+            own = members[max(0, first) : max(0, end)]
+            first, end = first - len(members), end - len(members)
+            if own:
+                files.append(Archive(file.name, own) if isinstance(file, Archive) else file)
+        return Inputs(files, self.left_out)
+
 
 def list_inputs(names: Iterable[str], stdin: IO[bytes]) -> Inputs:
     """Find all images that `names` stand for.

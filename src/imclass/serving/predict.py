@@ -12,8 +12,9 @@ from tqdm import tqdm
 
 from imclass.data.decode import To, decode_chunk
 from imclass.data.findings import Finding
-from imclass.data.workers import File, process_files
+from imclass.data.workers import File, count_cores, process_files
 from imclass.errors import InputError, list_problems
+from imclass.ranks import Ranks, find_ranks, join_ranks
 from imclass.serving.inputs import list_inputs, read_inputs
 from imclass.serving.model import Model, open_model
 from imclass.serving.tables import Predicted, open_table
@@ -30,27 +31,41 @@ def predict_images(model_path: Path, inputs: Sequence[str], out: Path | None, *,
     """Write the `top` likeliest classes of each image, in the order of the inputs.
 
     `inputs` are as `serving.inputs.list_inputs` has them, `out` as `serving.tables.open_table`. `workers` processes
-    decode and predict, each on one core; 0: as many as there are cores.
+    decode and predict, each on one core; 0: as many as there are cores. Several ranks share the images out, and the one
+    that leads writes the table.
     Raises InputError for wrong inputs before anything is written, and after all else is written for images that could
     not be read, naming each.
     """
+    ranks = find_ranks()
+    with join_ranks(ranks, "imclass"):
+        _predict(model_path, inputs, out, ranks, top=top, workers=workers)
+
+
+def _predict(
+    model_path: Path, inputs: Sequence[str], out: Path | None, ranks: Ranks, *, top: int, workers: int
+) -> None:
     model = _open(model_path)
     if not 1 <= top <= len(model.classes):
         raise InputError(f"--top: expected 1 to {len(model.classes)}, the number of classes, found {top}")
     listed = list_inputs(inputs, sys.stdin.buffer)
     if listed.left_out:
         print(f"left out {listed.left_out} files that are no images by their names", file=sys.stderr)
+    own = listed.share_out(ranks.rank, ranks.size)
     unreadable: list[Finding] = []
-    files = ((name, content, None) for name, content in read_inputs(listed.files, unreadable))
+    files = ((name, content, None) for name, content in read_inputs(own.files, unreadable))
     work = functools.partial(_predict_chunk, model_path, top)
     chunks = process_files(
         files,
         work,
         lambda name, why: _Chunk(work([], 0).predicted, [Finding("unreadable", name, why)]),
-        num_files=listed.num_images,
-        workers=workers,
+        num_files=own.num_images,
+        workers=workers or max(1, count_cores() // ranks.on_host),
         most=max(1, BATCH_PIXELS // (model.fit.height * model.fit.width)),
     )
+    if not ranks.leads:
+        ranks.send_to_leader(([*chunks], unreadable))
+        return
+    others = (ranks.receive(rank) for rank in range(1, ranks.size))
     quiet = True if out is None and sys.stdout.isatty() else None  # None: where standard error is no terminal
     with (
         open_table(out, model.classes, top) as write,
@@ -61,6 +76,12 @@ def predict_images(model_path: Path, inputs: Sequence[str], out: Path | None, *,
             write(predicted)
             unreadable += faults
             progress.update(len(predicted.names) + len(faults))
+        for their_chunks, their_unreadable in others:
+            for predicted, faults in their_chunks:
+                write(predicted)
+                unreadable += faults
+                progress.update(len(predicted.names) + len(faults))
+            unreadable += their_unreadable
     if unreadable:
         told = list_problems([str(fault) for fault in unreadable])
         raise InputError(

@@ -1,4 +1,4 @@
-"""The real train and evaluate stages by several processes: their own, torchrun's, and in Slurm's environment."""
+"""The real stages and `imclass predict` by several processes: their own, torchrun's, and in Slurm's environment."""
 
 import os
 import shutil
@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -175,6 +176,7 @@ def test_ranks_that_slurm_has_started_find_each_other(
             SLURM_PROCID=str(rank),
             SLURM_LOCALID=str(rank),
             SLURM_STEP_NUM_TASKS="2",
+            SLURM_STEP_TASKS_PER_NODE="2",
             SLURM_STEP_NODELIST="localhost",
             SLURM_JOB_ID="17",
             MASTER_PORT=port,
@@ -186,6 +188,22 @@ def test_ranks_that_slurm_has_started_find_each_other(
     assert read_results(folder) == long
 
 
+def test_prediction_by_ranks_gives_the_table_of_one_process(reproduced: Reproduced, tmp_path: Path) -> None:
+    archive = reproduced.project / "data/raw/digits.zip"
+    with zipfile.ZipFile(archive) as members:
+        images = [name for name in members.namelist() if name.endswith(".png")]
+        members.extractall(tmp_path / "some", images[:301])
+    (tmp_path / "some/broken.png").write_bytes(b"no picture")
+    program = str(Path(sys.executable).with_name("imclass"))
+    several = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3"]
+    for name, launcher in {"one": [], "three": several}.items():
+        model, inputs = str(reproduced.project / "models/export/model.onnx"), ["some", str(archive)]
+        output = finish(start(tmp_path, *launcher, program, "predict", model, *inputs, "--out", f"{name}.csv"), 1)
+        told = f"1 of {302 + len(images)} images cannot be read, all others are predicted"
+        assert output.count(told) == output.count("some/broken.png") == 1
+    assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "three.csv").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("nodes", "leader"),
     [("node[03-05,17]", "node03"), ("one,two", "one"), ("gpu-a7", "gpu-a7"), ("a[1,9],b2", "a1")],
@@ -195,13 +213,14 @@ def test_first_host_of_a_slurm_step_leads(monkeypatch: pytest.MonkeyPatch, nodes
         "SLURM_PROCID": "3",
         "SLURM_LOCALID": "1",
         "SLURM_STEP_NUM_TASKS": "4",
+        "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
         "SLURM_STEP_NODELIST": nodes,
         "SLURM_JOB_ID": "40123",
     }
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("RANK", raising=False)
-    assert find_ranks() == Ranks(3, 4, 1)
+    assert find_ranks() == Ranks(3, 4, 1, 2)
     told = _translate_slurm(environment)
     assert (told["MASTER_ADDR"], told["MASTER_PORT"], told["RANK"]) == (leader, "20123", "3")
 
