@@ -29,7 +29,8 @@ from imclass.files import hash_file, write_text
 from imclass.models.inference import compute_logits
 from imclass.models.modelfile import load_model
 from imclass.params import Params
-from imclass.ranks import find_ranks, run_in_ranks
+from imclass.ranks import find_ranks
+from imclass.stage import run_in_ranks
 from imclass.training.history import find_best, read_history
 
 
@@ -52,8 +53,7 @@ def evaluate(
     ranks = find_ranks()
     device = select_device(params.device, ranks)
     data = open_packed(packed, workers=params.workers, ranks=ranks)
-    test, classes = data.splits["test"], data.classes
-    labels = test.labels
+    test, classes, labels = data.splits["test"], data.classes, data.splits["test"].labels
     model = load_model(model_file).to(device).to(memory_format=torch.channels_last)
     logits = compute_logits(model, test.images, ranks).numpy()
     if not ranks.leads:

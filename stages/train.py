@@ -16,7 +16,8 @@ from imclass.models.inference import compute_logits
 from imclass.models.modelfile import save_model
 from imclass.models.summary import summarise_layers
 from imclass.params import Params
-from imclass.ranks import find_ranks, run_in_ranks
+from imclass.ranks import find_ranks
+from imclass.stage import run_in_ranks
 from imclass.training.checkpoint import NoCheckpoints, hold_checkpoints, locate_checkpoints, resume
 from imclass.training.fit import DivergedError, fit
 from imclass.training.history import write_history

@@ -156,6 +156,21 @@ def test_stopped_and_gone_on_with_by_another_number_of_ranks(
     assert read_results(folder) == long
 
 
+def test_gone_on_with_in_other_parts_agrees_within_rounding(reproduced: Reproduced, tmp_path: Path) -> None:
+    changes = {"epochs": 30, "model": {"name": "mlp", "mlp": {"hidden": [16]}}, "lr": 0.02}
+    undisturbed = make_project(reproduced, tmp_path / "undisturbed", changes)
+    folder = make_project(reproduced, tmp_path / "project", changes, processes=2)
+    train(undisturbed)
+    launcher = start(folder, *TRAIN)
+    wait_for_epoch(folder, 3)
+    launcher.send_signal(signal.SIGTERM)
+    finish(launcher, 128 + signal.SIGTERM)
+    change_params(folder / "params.yaml", {"processes": 1}, origin=Path("params.yaml"))
+    assert "going on after" in train(folder)
+    ours, theirs = (read_history(path / TRAIN[4])[-1] for path in (folder, undisturbed))
+    assert ours.val_loss == pytest.approx(theirs.val_loss, rel=1e-4)
+
+
 def test_a_mistake_is_told_once_and_not_tried_again(reproduced: Reproduced, tmp_path: Path) -> None:
     folder = make_project(reproduced, tmp_path / "project", {"batch_size": 2}, processes=3)
     told = [line for line in finish(start(folder, *TRAIN), 1).splitlines() if not line.startswith("library")]

@@ -24,7 +24,7 @@ def select_device(name: str, ranks: Ranks = ALONE) -> torch.device:
     process. Of several ranks on a host each gets the GPU of its number. Raises InputError where this machine or this
     build of PyTorch does not have the device, and where several ranks are to have the same GPU.
     """
-    if ranks.size > 1 and name.startswith("cuda:"):
+    if ranks.size > 1 and name.startswith(("cuda:", "mps")):
         raise InputError(f"device: expected auto, cuda or cpu for {ranks.size} processes, found {name}")
     if ranks.size > 1 and (name == "cuda" or (name == "auto" and torch.cuda.is_available())):
         name = f"cuda:{ranks.local}"
@@ -32,13 +32,17 @@ def select_device(name: str, ranks: Ranks = ALONE) -> torch.device:
         gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         name = f"cuda:{claim([f'imclass-gpu-{gpu.uuid}.lock' for gpu in gpus], Path(tempfile.gettempdir()))}"
     elif name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        has_mps = torch.backends.mps.is_available() and ranks.size == 1  # over which processes exchange nothing
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     device = torch.device(name)
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available()), "cpu": 1}
+    if ranks.size > 1 and (device.index or 0) >= count[device.type]:
+        found = f"{ranks.on_host} processes on a host that shows {count['cuda']} to this one"
+        raise InputError(f"processes: expected a GPU for each, found {found}")
     if (device.index or 0) >= count[device.type]:
         raise InputError(f"device: expected one that this machine has, found {name!r}; try auto or cpu")
-    if ranks.size > 1 and device.type == "cuda":
-        torch.cuda.set_device(device)  # to which NCCL's own memory goes
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)  # whose generator is seeded, and to which NCCL's own memory goes
     return device
 
 

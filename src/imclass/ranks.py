@@ -1,31 +1,24 @@
-"""Several processes that do a stage together, on one host or on many, over torch.distributed.
-
-One process may start them here (by PyTorch's torchrun), or torchrun or Slurm has started this one among others.
-"""
+"""Several processes that do the same together, on one host or on many, over torch.distributed."""
 
 import os
 import re
 import signal
 import sys
 import time
-import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from imclass.errors import InputError
-from imclass.params import load_params
-from imclass.stage import PARAMS_FILE, run
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-RESTARTS = 3  # after the loss of a process, each from the last checkpoint
 SECONDS_TO_LEAD = 2  # in which the leader tells what all have seen, and torchrun ends the others
 GRACE_SECONDS = 10  # for the leader to save, when all are told to stop
-MOST_SILENCE = timedelta(minutes=10)  # of a host, after which it counts as lost
+MOST_SILENCE = timedelta(hours=12)  # of a host that vanished, or of one at work; a killed process is seen at once
 LOST = re.compile("connection (was )?(closed|reset|refused)|broken pipe|timed? ?out|watchdog|unhandled system", re.I)
 
 
@@ -45,7 +38,7 @@ class Ranks:
     def leads(self) -> bool:
         return self.rank == 0
 
-    def gather(self, tensor: "Tensor") -> "Tensor":
+    def all_gather(self, tensor: "Tensor") -> "Tensor":
         """The tensors of all ranks, which have the same shape, one after another along a new first axis."""
         import torch
 
@@ -54,7 +47,7 @@ class Ranks:
         torch.distributed.all_to_all_single(gathered, copies)  # gloo's all-gather takes two to three times as long
         return gathered
 
-    def hand_out(self, value: Any) -> Any:
+    def broadcast(self, value: Any) -> Any:
         """The leader's value, to all; what the others give is not looked at."""
         import torch
 
@@ -62,7 +55,8 @@ class Ranks:
         torch.distributed.broadcast_object_list(values)
         return values[0]
 
-    def send_to_leader(self, value: Any) -> None:
+    def send(self, value: Any) -> None:
+        """Hand a value to the leader, who receives it."""
         import torch
 
         torch.distributed.send_object_list([value], 0)
@@ -83,35 +77,18 @@ def find_ranks() -> Ranks:
     """What torchrun or Slurm's srun say in the environment about this process; else it is alone."""
     environment = os.environ
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        names = {
+            "RANK": "0",
+            "WORLD_SIZE": "1",
+            "LOCAL_RANK": "0",
+            "LOCAL_WORLD_SIZE": "1",
+        }  # some set the first two only
     elif int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:  # set by srun, for each task; not in a batch script
-        names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "SLURM_STEP_TASKS_PER_NODE")
+        tasks = "SLURM_STEP_TASKS_PER_NODE"  # such as 4(x2)
+        names = {"SLURM_PROCID": "0", "SLURM_STEP_NUM_TASKS": "1", "SLURM_LOCALID": "0", tasks: "1"}
     else:
         return ALONE
-    return Ranks(*(int(environment[name].partition("(")[0].partition(",")[0]) for name in names))  # such as 4(x2)
-
-
-def run_in_ranks(stage: Callable[..., Mapping[str, Any] | None]) -> None:
-    """As `stage.run`, by as many processes as `processes` in params.yaml says, or as there are already.
-
-    When a process that was started here is killed, all start again, at most three times.
-    """
-    ranks = find_ranks()
-    if ranks != ALONE or "RANK" in os.environ:
-        with join_ranks(ranks, stage.__name__):
-            run(stage, leads=ranks.leads)
-        return
-    try:
-        processes = load_params(PARAMS_FILE).processes
-    except (InputError, OSError) as error:
-        sys.exit(f"{stage.__name__}: {error}")
-    if processes != 1:
-        import torch
-
-        processes = processes or torch.cuda.device_count()
-    if processes > 1:
-        _launch(processes, stage.__name__)
-    run(stage)
+    return Ranks(*(int(re.split("[(,]", environment.get(name, default))[0]) for name, default in names.items()))
 
 
 @contextmanager
@@ -136,7 +113,8 @@ def join_ranks(ranks: Ranks, what: str) -> Iterator[None]:
         told = error.code if isinstance(error, SystemExit) else f"{what}: {error}"
         if not ranks.leads and isinstance(told, str):  # most mistakes are seen by all
             time.sleep(SECONDS_TO_LEAD)
-            told = 1 if signal.alarm(0) else told
+            was_ended = signal.alarm(0) > 0  # by SIGTERM meanwhile: the leader has told it
+            told = 1 if was_ended else told
         _leave(told, 1)
     except RuntimeError as error:  # gloo has no class of its own for this
         found = LOST.search(str(error))
@@ -153,42 +131,6 @@ def _leave(told: str | int | None, status: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(told if isinstance(told, int) else status)
-
-
-def _launch(processes: int, stage: str) -> NoReturn:
-    import logging
-
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # the leader tells what is to be told
-    for restarts in range(RESTARTS + 1):
-        config = LaunchConfig(
-            min_nodes=1,
-            max_nodes=1,
-            nproc_per_node=processes,
-            run_id=uuid.uuid4().hex,
-            rdzv_backend="c10d",
-            rdzv_endpoint="localhost:0",
-            max_restarts=0,  # it would also repeat what a user must mend
-            monitor_interval=0.1,
-        )
-        try:
-            elastic_launch(config, sys.executable)(*sys.argv)
-        except SignalException as error:
-            sys.exit(128 + error.sigval)
-        except ChildFailedError as error:
-            codes = [failure.exitcode for failure in error.failures.values()]
-            killed = [-code for code in codes if code < 0 and -code != signal.SIGTERM]
-            if not killed:
-                sys.exit(max(codes))
-            if restarts < RESTARTS:
-                name = signal.Signals(killed[0]).name
-                print(f"{stage}: a process was ended by {name}: starting again from the last checkpoint", flush=True)
-        else:
-            sys.exit(0)
-    sys.exit(f"{stage}: given up after {RESTARTS} starts anew, since a process was ended each time by {name}")
 
 
 def _translate_slurm(environment: Mapping[str, str]) -> dict[str, str]:

@@ -15,7 +15,7 @@ VIEWS: dict[str, Any] = {"flip": True, "shift": 2, "rotate": 10.0, "crop": 0.6, 
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4])
-@pytest.mark.parametrize("parts", [4, 6, 12])
+@pytest.mark.parametrize("parts", [4, 6, 12, 20])
 @pytest.mark.parametrize("count", [1, 2, 5, 31, 63, 64, 65])
 def test_every_image_is_in_one_part_and_each_part_is_computed_once_or_by_all(
     ranks: int, parts: int, count: int
@@ -24,6 +24,7 @@ def test_every_image_is_in_one_part_and_each_part_is_computed_once_or_by_all(
     cut = divisions[0].cut(count)
     assert list(chain(*cut)) == list(range(count))
     assert max(map(len, cut)) <= -(-64 // parts)
+    assert count != 64 or len(cut) == parts
     dealt = divisions[0].count_dealt(len(cut))
     owners = [[rank for rank in range(ranks) if at in divisions[rank].list_own(len(cut))] for at in range(len(cut))]
     assert owners == [[at % ranks] for at in range(dealt)] + [list(range(ranks))] * (len(cut) - dealt)

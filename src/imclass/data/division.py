@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Division:
-    """Batches of `batch_size` images, computed in `parts` and shared out among `ranks` processes, of which this is one.
+    """Batches of `batch_size` images, computed in `parts` (micro-batches) and shared out among `ranks`.
 
-    Parts are equal to one image, and none is larger than those of a whole batch, so that a last and smaller batch has
-    fewer. They are dealt in turn; those that do not go round are computed by all. What a part is does not depend on the
-    number of ranks, as long as that divides `parts`.
+    This process has the number `rank`. Parts are equal to one image, and none is larger than those of a whole batch, so
+    that a last and smaller batch has fewer. They are dealt in turn; those that do not go round are computed by all.
+    What a part is does not depend on the number of ranks, as long as that divides `parts`.
     """
 
     batch_size: int
@@ -19,8 +19,7 @@ class Division:
 
     def cut(self, count: int) -> list[range]:
         """The images of each part, by their places in a batch of `count`."""
-        largest = -(-self.batch_size // self.parts)
-        parts = -(-count // largest)
+        parts = -(-count * self.parts // self.batch_size)
         return [range(count * part // parts, count * (part + 1) // parts) for part in range(parts)]
 
     def count_dealt(self, parts: int) -> int:

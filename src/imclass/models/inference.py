@@ -45,7 +45,7 @@ def compute_logits(model: Classifier, images: Images, ranks: Ranks = ALONE) -> F
     if ranks.size == 1:
         return own
     padded = nn.functional.pad(own, (0, 0, 0, share - len(own)))
-    return ranks.gather(padded).flatten(0, 1)[: len(images)]
+    return ranks.all_gather(padded).flatten(0, 1)[: len(images)]
 
 
 def compute_probabilities(model: Classifier, images: Images) -> Float[np.ndarray, "n classes"]:

@@ -4,6 +4,7 @@ import functools
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +48,10 @@ def _predict(
     model = _open(model_path)
     if not 1 <= top <= len(model.classes):
         raise InputError(f"--top: expected 1 to {len(model.classes)}, the number of classes, found {top}")
-    listed = list_inputs(inputs, sys.stdin.buffer)
-    if listed.left_out:
+    listed = list_inputs(inputs, sys.stdin.buffer) if ranks.leads else None
+    listed = listed if ranks.size == 1 else ranks.broadcast(listed)
+    assert listed is not None
+    if listed.left_out and ranks.leads:
         print(f"left out {listed.left_out} files that are no images by their names", file=sys.stderr)
     own = listed.share_out(ranks.rank, ranks.size)
     unreadable: list[Finding] = []
@@ -63,25 +66,19 @@ def _predict(
         most=max(1, BATCH_PIXELS // (model.fit.height * model.fit.width)),
     )
     if not ranks.leads:
-        ranks.send_to_leader(([*chunks], unreadable))
+        ranks.send([*chunks, _Chunk(work([], 0).predicted, unreadable)])
         return
-    others = (ranks.receive(rank) for rank in range(1, ranks.size))
+    others = chain.from_iterable(ranks.receive(rank) for rank in range(1, ranks.size))
     quiet = True if out is None and sys.stdout.isatty() else None  # None: where standard error is no terminal
     with (
         open_table(out, model.classes, top) as write,
         tqdm(desc="predict", total=listed.num_images, unit="img", disable=quiet) as progress,
         closing(chunks),
     ):
-        for predicted, faults in chunks:
+        for predicted, faults in chain(chunks, others):
             write(predicted)
             unreadable += faults
             progress.update(len(predicted.names) + len(faults))
-        for their_chunks, their_unreadable in others:
-            for predicted, faults in their_chunks:
-                write(predicted)
-                unreadable += faults
-                progress.update(len(predicted.names) + len(faults))
-            unreadable += their_unreadable
     if unreadable:
         told = list_problems([str(fault) for fault in unreadable])
         raise InputError(

@@ -142,7 +142,9 @@ def resume(state: State, checkpoints: Checkpoints | NoCheckpoints, *, extends: b
     if isinstance(checkpoints, Checkpoints):
         _resume(state, checkpoints, extends=extends)
     if ranks.size > 1:
-        tensors, record = ranks.hand_out(_flatten(state))
+        tensors, record = _flatten(state)
+        # From the CPU: each rank would unpickle them onto the GPU of the leader.
+        tensors, record = ranks.broadcast(({name: tensor.cpu() for name, tensor in tensors.items()}, record))
         if not ranks.leads:
             _unflatten(state, tensors, record)
     return len(state.history)

@@ -29,7 +29,7 @@ def _add_in_order(ranks: Ranks, bucket: GradBucket) -> Future[Tensor]:
     torch.distributed.all_to_all_single(sent, padded)
     total = add_in_order(sent.view(ranks.size, -1))
     future: Future[Tensor] = Future()
-    future.set_result(ranks.gather(total).view(-1)[: len(gradients)])
+    future.set_result(ranks.all_gather(total).view(-1)[: len(gradients)])
     return future
 
 
@@ -52,8 +52,8 @@ class Statistics:
 
     def start_part(self) -> None:
         """Put them back to what they were before the step."""
-        for buffer, before in zip(self._all, self._before, strict=True):
-            buffer.copy_(before)
+        if self._all:
+            torch._foreach_copy_(self._all, self._before)
 
     def read(self) -> list[Float[Tensor, " _"]]:
         """Running means and variances as a part has left them."""

@@ -42,7 +42,7 @@ def set_up(params: Params, data: Packed, weights: Path, device: torch.device, ra
 
     `weights` is the folder of files to start from. A batch is shared out among the `ranks`, in at least one part for
     each. Raises InputError where the device lacks the precision asked for, where weights to start from are not those of
-    the network, and where there are more parts than images in a batch.
+    the network, and where there are more ranks than images in a batch.
     """
     recipe = params.train
     division = divide_batches(params.batch_size, recipe.accumulation, ranks)

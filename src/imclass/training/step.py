@@ -46,11 +46,10 @@ class Learner:
         `images` are those of this rank's parts, in their order; the whole batch has `size`.
         """
         state.optimizer.zero_grad()
-        sizes = [len(part) for part in self.division.cut(size)]
         if self.division.parts == 1:
             loss, correct = self._learn_part(state, images, targets, size, 0)
         else:
-            loss, correct = self._learn_parts(state, images, targets, sizes)
+            loss, correct = self._learn_parts(state, images, targets, size)
         if self.clip_norm:
             state.scaler.unscale_(state.optimizer)
             nn.utils.clip_grad_norm_([p for p in state.model.parameters() if p.requires_grad], self.clip_norm)
@@ -63,8 +62,9 @@ class Learner:
         state.correct += correct
         state.step += 1
 
-    def _learn_parts(self, state: State, images: Tensor, targets: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-        """Add the gradients of all parts of a batch, of these sizes -> its mean loss, and its right answers."""
+    def _learn_parts(self, state: State, images: Tensor, targets: Tensor, size: int) -> tuple[Tensor, Tensor]:
+        """Add the gradients of all parts of a batch of `size` -> its mean loss, and its right answers."""
+        sizes = [len(part) for part in self.division.cut(size)]
         own, dealt = self.division.list_own(len(sizes)), self.division.count_dealt(len(sizes))
         own_sizes = [sizes[part] for part in own]
         statistics = Statistics(state.model)
@@ -75,11 +75,11 @@ class Learner:
                 state.optimizer.zero_grad()  # the sum so far, to which the leader's next part is added
             statistics.start_part()
             with self._compute_alone(part >= dealt):
-                loss, correct = self._learn_part(state, some, their_targets, sum(sizes), part)
+                loss, correct = self._learn_part(state, some, their_targets, size, part)
             rows.append(torch.cat([loss[None], correct[None], *statistics.read()]))
         shared, by_all = torch.stack(rows).tensor_split([dealt // self.ranks.size])
         if self.ranks.size > 1 and dealt:
-            shared = self.ranks.gather(shared).transpose(0, 1).flatten(0, 1)  # in the order of the parts
+            shared = self.ranks.all_gather(shared).transpose(0, 1).flatten(0, 1)  # in the order of the parts
         in_order = torch.cat([shared, by_all])
         statistics.keep_mean(in_order[:, 2:])
         loss, correct = add_in_order(in_order[:, :2])
@@ -89,7 +89,7 @@ class Learner:
         self, state: State, images: Tensor, targets: Tensor, size: int, part: int
     ) -> tuple[Float[Tensor, ""], Int64[Tensor, ""]]:
         """Add the gradients of a part of a batch of `size` -> its share of the mean loss, and its right answers."""
-        seed_dropout(images.device, self.seed + state.num_steps * self.division.parts + part)
+        seed_dropout(images.device, self.seed + state.num_steps * (self.division.parts + 1) + part)
         with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
             logits = (state.model if self.forward is None else self.forward)(images)
         loss = self.criterion(logits.float(), targets) / size
