@@ -34,7 +34,7 @@ try:
 except InputError as error:
     print(error)
 sys.argv[1:] = ["packed", "weights", "model.safetensors", "history.csv"]
-stage["run"](stage["train"])
+stage["run_in_ranks"](stage["train"])
 """
 
 
