@@ -53,12 +53,12 @@ def evaluate(
     ranks = find_ranks()
     device = select_device(params.device, ranks)
     data = open_packed(packed, workers=params.workers, ranks=ranks)
-    test, classes, labels = data.splits["test"], data.classes, data.splits["test"].labels
+    test, classes = data.splits["test"], data.classes
     model = load_model(model_file).to(device).to(memory_format=torch.channels_last)
     logits = compute_logits(model, test.images, ranks).numpy()
     if not ranks.leads:
         return {}
-    temperature = model.config.temperature
+    temperature, labels = model.config.temperature, test.labels
     metrics = estimate_metrics(logits, labels, temperature=temperature)
     probabilities = np.exp(compute_log_probabilities(logits, temperature))
     uncalibrated = measure_probabilities(logits, labels, temperature=1.0)

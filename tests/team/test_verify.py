@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIBRARY = ["__init__", "errors", "files", "params", "record", "stage"]
+LIBRARY = ["__init__", "errors", "files", "params", "ranks", "record", "stage"]
 STAGE = """
 import os, sys, time
 from functools import partial
