@@ -41,8 +41,6 @@ def make_project(reproduced: Reproduced, folder: Path, changes: dict[str, Any], 
     for name in "src", "stages", "weights", "data", "reports", "params.yaml":
         source = reproduced.project / name
         (shutil.copyfile if source.is_file() else shutil.copytree)(source, folder / name)
-    shutil.rmtree(folder / "reports")
-    shutil.copytree(reproduced.project / "reports", folder / "reports")
     (folder / "reports/history.csv").unlink()
     change_params(folder / "params.yaml", {**changes, **more}, origin=folder / "params.yaml")
     return folder
@@ -78,6 +76,16 @@ def wait_for_epoch(folder: Path, epoch: int) -> None:
     while not list(folder.glob(f".checkpoints/*/{epoch:06}-*")):
         assert time.monotonic() < end, "no checkpoint"
         time.sleep(0.02)
+
+
+def stop_and_go_on_alone(folder: Path) -> None:
+    """Stop a training of several processes after some epochs, and let one end it."""
+    launcher = start(folder, *TRAIN)
+    wait_for_epoch(folder, 3)
+    launcher.send_signal(signal.SIGTERM)
+    assert "stopped by SIGTERM; run again to go on" in finish(launcher, 128 + signal.SIGTERM)
+    change_params(folder / "params.yaml", {"processes": 1}, origin=Path("params.yaml"))
+    assert "going on after" in train(folder)
 
 
 @pytest.fixture(scope="module")
@@ -147,12 +155,7 @@ def test_stopped_and_gone_on_with_by_another_number_of_ranks(
     reproduced: Reproduced, tmp_path: Path, long: tuple[bytes, bytes]
 ) -> None:
     folder = make_project(reproduced, tmp_path / "project", LONG, processes=2)
-    launcher = start(folder, *TRAIN)
-    wait_for_epoch(folder, 3)
-    launcher.send_signal(signal.SIGTERM)
-    assert "stopped by SIGTERM; run again to go on" in finish(launcher, 128 + signal.SIGTERM)
-    change_params(folder / "params.yaml", {"processes": 1}, origin=Path("params.yaml"))
-    assert "going on after" in train(folder)
+    stop_and_go_on_alone(folder)
     assert read_results(folder) == long
 
 
@@ -161,12 +164,7 @@ def test_gone_on_with_in_other_parts_agrees_within_rounding(reproduced: Reproduc
     undisturbed = make_project(reproduced, tmp_path / "undisturbed", changes)
     folder = make_project(reproduced, tmp_path / "project", changes, processes=2)
     train(undisturbed)
-    launcher = start(folder, *TRAIN)
-    wait_for_epoch(folder, 3)
-    launcher.send_signal(signal.SIGTERM)
-    finish(launcher, 128 + signal.SIGTERM)
-    change_params(folder / "params.yaml", {"processes": 1}, origin=Path("params.yaml"))
-    assert "going on after" in train(folder)
+    stop_and_go_on_alone(folder)
     ours, theirs = (read_history(path / TRAIN[4])[-1] for path in (folder, undisturbed))
     assert ours.val_loss == pytest.approx(theirs.val_loss, rel=1e-4)
 
@@ -276,21 +274,12 @@ def test_two_hosts_train_together_and_one_that_is_lost_comes_back(
         def join(host: str) -> "subprocess.Popen[bytes]":
             address = hosts[host]
             command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--max-restarts", "3"]
-            meet = [
-                "--rdzv-backend",
-                "c10d",
-                "--rdzv-id",
-                "digits",
-                "--rdzv-endpoint",
-                "10.77.0.1:29400",
-                "--local-addr",
-                address,
-            ]
+            meet = ["--rdzv-backend=c10d", "--rdzv-id=digits", "--rdzv-endpoint=10.77.0.1:29400"]
             # It would look for the endpoint among the names of the machine, which both hosts share.
             leads = ["--rdzv-conf", f"is_host={int(address == '10.77.0.1')}"]
             with (folder / f"{host}.log").open("a") as log:
                 return subprocess.Popen(
-                    ["ip", "netns", "exec", host, *command, *meet, *leads, *TRAIN],
+                    ["ip", "netns", "exec", host, *command, *meet, f"--local-addr={address}", *leads, *TRAIN],
                     cwd=folder,
                     env={**os.environ, "GLOO_SOCKET_IFNAME": "cable", **COMES_BACK},
                     stdout=log,
