@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from jaxtyping import UInt8
 
-from imclass.data.workers import Processes, count_cores
+from imclass.data.workers import Processes, choose_workers
 from imclass.errors import InputError
 
 CHUNKS_AHEAD = 2  # for each worker, one of which it is making
@@ -40,7 +40,7 @@ def make_ahead(
     nothing of it, and ends with it. At most CHUNKS_AHEAD for each wait to be used.
     Raises what `make` raises, and InputError where a worker ended.
     """
-    workers = min(workers or count_cores(), len(tasks))
+    workers = min(choose_workers(workers), len(tasks))
     num_slots = min(CHUNKS_AHEAD * workers, len(tasks))
     # Not in /dev/shm, of which containers often have 64 MB only.
     memory = mmap.mmap(-1, num_slots * math.prod(shape))

@@ -25,7 +25,7 @@ from jaxtyping import Int64, UInt8
 
 from imclass.data.encoded import EncodedDraft, open_encoded
 from imclass.data.shards import Images, Shards, cut_shards
-from imclass.data.workers import count_cores
+from imclass.data.workers import choose_workers
 from imclass.errors import InputError, list_problems
 from imclass.files import hash_file, write_whole
 from imclass.ranks import ALONE, Ranks
@@ -188,7 +188,7 @@ def open_packed(folder: Path, *, workers: int = 0, ranks: Ranks = ALONE) -> Pack
         damaged = [name for name in checked if hash_file(folder / name) != hashes[name]]
     if damaged:
         raise InputError(f"{folder}: damaged since build wrote it:\n{list_problems(damaged)}")
-    workers = workers or max(1, count_cores() // ranks.on_host)
+    workers = choose_workers(workers, ranks.on_host)
     is_raw = "store" not in meta
     if is_raw:
         _allow_open_files(len(hashes))

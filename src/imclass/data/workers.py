@@ -47,7 +47,7 @@ def process_files(
     what stands for a file that ended its process.
     Raises InputError for a cluster that cannot be used, or is lost.
     """
-    workers = workers or count_cores()
+    workers = choose_workers(workers)
     chunks = _cut(files, min(most, CHUNK_FILES))
     first = next(chunks, None)
     if first is None:
@@ -140,6 +140,11 @@ def _end_with_parent(prepare: Callable[..., None] | None, *arguments: object) ->
     threading.Thread(target=wait, daemon=True).start()
     if prepare is not None:
         prepare(*arguments)
+
+
+def choose_workers(workers: int, processes: int = 1) -> int:
+    """As many as asked for; 0: one for each core, which as many `processes` as run here share."""
+    return workers or max(1, count_cores() // processes)
 
 
 def count_cores() -> int:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from imclass.data.decode import To, decode_chunk
 from imclass.data.findings import Finding
-from imclass.data.workers import File, count_cores, process_files
+from imclass.data.workers import File, choose_workers, process_files
 from imclass.errors import InputError, list_problems
 from imclass.ranks import Ranks, find_ranks, join_ranks
 from imclass.serving.inputs import list_inputs, read_inputs
@@ -62,7 +62,7 @@ def _predict(
         work,
         lambda name, why: _Chunk(work([], 0).predicted, [Finding("unreadable", name, why)]),
         num_files=own.num_images,
-        workers=workers or max(1, count_cores() // ranks.on_host),
+        workers=choose_workers(workers, ranks.on_host),
         most=max(1, BATCH_PIXELS // (model.fit.height * model.fit.width)),
     )
     if not ranks.leads:
