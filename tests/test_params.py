@@ -4,9 +4,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from ruamel.yaml import YAML
 
 from imclass.errors import InputError
+from imclass.models.cnn import Cnn
 from imclass.params import flatten, load_params
 
 COMMITTED = Path(__file__).parents[1] / "params.yaml"
@@ -205,6 +207,22 @@ def test_fractions_leave_images_to_train_on(tmp_path: Path) -> None:
 def test_mean_and_std_fit_the_channels(tmp_path: Path, mean: str, std: str, problem: str) -> None:
     changes = [("channels", "channels: 1"), ("mean", f"mean: {mean}"), ("std", f"std: {std}")]
     assert problem in find_problems(write_params(tmp_path, *changes))
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("side", [4, 7, 8, 9, 10, 17, 28])
+def test_the_cnn_may_have_as_many_widths_as_halve_its_images(tmp_path: Path, side: int, stride: int) -> None:
+    images = torch.zeros(2, 1, side, side)
+    for count in range(1, 8):
+        path = write_params(tmp_path, ("height", f"height: {side}"), ("width", f"width: {side}"))
+        text = path.read_text().replace("stride: 2 ", f"stride: {stride} ")
+        path.write_text(re.sub(r"(  cnn:\n +widths:)\n( +- \d+\n)+", rf"\1 {[4] * count}\n", text))
+        try:
+            Cnn(1, 10, widths=[4] * count, dropout=0.0, stride=stride)(images)
+        except RuntimeError:
+            assert f"model.cnn.widths: expected at most {count - 1} for images of {side}" in find_problems(path)
+            return
+        assert load_params(path).model.cnn.stride == stride
 
 
 @pytest.mark.parametrize(

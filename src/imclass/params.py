@@ -104,6 +104,7 @@ class MlpParams(Section):
 
 class CnnParams(Section):
     widths: Annotated[list[Width], Field(min_length=1, max_length=8)]
+    stride: Annotated[int, Field(ge=1, le=2)]
     dropout: Fraction
 
 
@@ -206,7 +207,7 @@ class Params(Section):
         if (self.model.mean is None) != (self.model.std is None):
             raise ValueError("model.mean, model.std: expected both given or both null")
         side = min(self.build.height, self.build.width)
-        most = side.bit_length() - 2  # each width halves the image once more, after the first layer
+        most = (side // self.model.cnn.stride).bit_length() - 1  # each width halves the maps once more
         if self.model.name == "cnn" and len(self.model.cnn.widths) > most:
             raise ValueError(f"model.cnn.widths: expected at most {max(most, 0)} for images of {side} pixels a side")
         if self.model.freeze and not self.model.weights:

@@ -10,6 +10,7 @@ from imclass.models.cnn import WHITEN_EPSILON, Cnn
 
 MLP = {"name": "mlp", "hidden": [512, 512], "dropout": 0.0}
 CNN = {"name": "cnn", "widths": [8, 16], "dropout": 0.0}
+FINE_CNN = {**CNN, "stride": 1}
 RESNET = {"name": "resnet", "widths": [8, 16], "blocks": 1}
 
 
@@ -40,7 +41,7 @@ def test_mlp_is_the_network_of_the_tutorial() -> None:
     torch.testing.assert_close(model(images), tutorial((images / 255 - 0.25) / 0.5))
 
 
-@pytest.mark.parametrize("network", [MLP, CNN, RESNET], ids=["mlp", "cnn", "resnet"])
+@pytest.mark.parametrize("network", [MLP, CNN, FINE_CNN, RESNET], ids=["mlp", "cnn", "fine cnn", "resnet"])
 @pytest.mark.parametrize(("channels", "side"), [(1, 8), (3, 8), (1, 28), (3, 64)])
 def test_networks_take_small_and_large_images(network: dict[str, object], channels: int, side: int) -> None:
     model = build_model(make_config(network, channels=channels, side=side))
@@ -78,18 +79,19 @@ def test_mirror_judges_an_image_and_its_mirror_image_alike_outside_training() ->
     torch.testing.assert_close(model(images), (plain(images) + plain(images.flip(3))) / 2)
 
 
-def test_stem_whitens_patches_of_the_images() -> None:
+@pytest.mark.parametrize(("stride", "size", "count"), [(1, 3, 9), (2, 4, 16)])
+def test_stem_whitens_patches_of_the_images(stride: int, size: int, count: int) -> None:
     # Smoothed noise, whose neighbouring pixels are alike.
     images = nn.functional.avg_pool2d(torch.randn((200, 1, 12, 12), generator=torch.Generator().manual_seed(0)), 3, 1)
-    cnn = Cnn(1, 10, widths=[8], dropout=0.0)
+    cnn = Cnn(1, 10, widths=[8], dropout=0.0, stride=stride)
     cnn.whiten_stem(images)
-    responses = nn.functional.conv2d(images, cnn.stem.weight).transpose(0, 1).flatten(1)[:16].double()
+    responses = nn.functional.conv2d(images, cnn.stem.weight).transpose(0, 1).flatten(1)[:count].double()
     variances = torch.cov(responses).diagonal()
-    patches = nn.functional.unfold(images, 4).transpose(1, 2).flatten(0, 1).double()
+    patches = nn.functional.unfold(images, size).transpose(1, 2).flatten(0, 1).double()
     expected = torch.linalg.eigvalsh(torch.cov(patches.T))
     torch.testing.assert_close(variances, expected / (expected + WHITEN_EPSILON), rtol=1e-3, atol=1e-3)
     assert (torch.cov(responses) - variances.diag()).abs().max() < 1e-3
-    assert torch.equal(cnn.stem.weight[16:], -cnn.stem.weight[:16])
+    assert torch.equal(cnn.stem.weight[count:], -cnn.stem.weight[:count])
 
 
 def test_stem_is_frozen_and_all_else_learns() -> None:

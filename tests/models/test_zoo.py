@@ -5,10 +5,13 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 from torchvision import models
 
+from imclass.data.packed import write_packed
 from imclass.errors import InputError
 from imclass.models.classifier import Classifier, ModelConfig, build_model
 from imclass.models.pretrained import read_pretrained, start_model
@@ -137,3 +140,23 @@ assert "torchvision" not in sys.modules
 """
     env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
     subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=env, check=True)
+
+
+def test_the_train_stage_gives_the_same_bytes_again(tmp_path: Path) -> None:
+    """A network with batch norm, dropout and stochastic depth, all drawn from PyTorch's global generator."""
+    rows = [(f"{number:03}", "abc"[number % 3], "train" if number < 100 else "val") for number in range(120)]
+    pixels = np.random.default_rng(0).integers(0, 256, (120, 3, 32, 32), np.uint8)
+    write_packed(tmp_path / "packed", rows, [([name for name, _, _ in rows], pixels)], CONFIG.fit)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params |= {"epochs": 2, "batch_size": 32}
+    params["build"] |= {"channels": 3, "height": 32, "width": 32}
+    params["model"]["name"] = "efficientnet_b0"
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    results = []
+    for run in "first", "second":
+        outs = [tmp_path / f"{run}.safetensors", tmp_path / f"{run}.csv"]
+        command = [sys.executable, str(ROOT / "stages/train.py"), "packed", "weights", *map(str, outs)]
+        subprocess.run(command, cwd=tmp_path, env={**os.environ, "DVC_ROOT": str(tmp_path)}, check=True)
+        (tmp_path / ".checkpoints").rename(tmp_path / f"{run}-checkpoints")  # nothing to go on from
+        results.append([path.read_bytes() for path in outs])
+    assert results[0] == results[1]
