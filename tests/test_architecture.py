@@ -17,6 +17,7 @@ STAGES = ("prepare", "build", "train", "evaluate", "gate", "export")
 ROOMS = [
     "errors",
     "files",
+    "pages",
     "imports",
     "tensors",
     "params",

@@ -10,7 +10,8 @@ from typing import Any
 from imclass.evaluation.comparison import Comparison, compare_decisions, describe_unshared
 from imclass.evaluation.predictions import Decision, read_decisions
 from imclass.files import write_text
-from imclass.team.revisions import WORK_TREE, load_pictures, read_file, render
+from imclass.pages import render_page
+from imclass.team.revisions import WORK_TREE, load_pictures, read_file
 
 PREDICTIONS = Path("reports/predictions.csv")
 MOST_LISTED = 20  # of newly right and newly wrong images on the screen
@@ -96,7 +97,7 @@ def write_page(difference: Difference, revision: str | None, path: Path) -> None
 
     Shows at most 200 newly right and 200 newly wrong images. Raises InputError where the images cannot be had.
     """
-    write_text(path, render("compare.html", **prepare_page(difference, revision)))
+    write_text(path, render_page(Path(__file__).with_name("compare.html"), **prepare_page(difference, revision)))
 
 
 def prepare_page(difference: Difference, revision: str | None) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from tabulate import tabulate
 from imclass.data.annotations import SPLITS, read_table
 from imclass.errors import InputError
 from imclass.files import write_text
+from imclass.pages import render_page
 from imclass.team.compare import Difference, compare_revisions, describe_verdict, format_difference, prepare_page
-from imclass.team.revisions import WORK_TREE, load_pictures, read_file, render
+from imclass.team.revisions import WORK_TREE, load_pictures, read_file
 
 ANNOTATIONS = Path("data/annotations.csv")
 METRICS = Path("reports/metrics.json")
@@ -126,8 +127,8 @@ def write_page(diff: Diff, before: str, after: str | None, path: Path) -> None:
     earlier = {one.image for kind in ("removed", "other pixels") for one in shown.get(kind, [])}
     later = {one.image for kind, changes in shown.items() if kind != "removed" for one in changes}
     results = {} if isinstance(diff.results, InputError) else prepare_page(diff.results, after)
-    page = render(
-        "diff.html",
+    page = render_page(
+        Path(__file__).with_name("diff.html"),
         **{"before": diff.before, "after": diff.after, **results},
         diff=diff,
         summary=_describe_counts(diff),

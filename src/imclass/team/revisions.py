@@ -37,17 +37,6 @@ def load_pictures(images: Iterable[str], revision: str | None) -> Mapping[str, s
         return _encode(folder, images)
 
 
-def render(template: str, **values: Any) -> str:
-    """One HTML page that needs no other file. Names out of the data are escaped."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    loader = FileSystemLoader(Path(__file__).parent)
-    environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template(template).render(values)
-
-
 @contextmanager
 def _open_files(revision: str, path: Path) -> Iterator[Any]:
     """A revision's files as DVC sees them, to read `path` from."""

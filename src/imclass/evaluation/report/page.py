@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from imclass.data.findings import Finding
 from imclass.data.packed import Packed
@@ -39,6 +38,7 @@ from imclass.evaluation.report.tables import (
 from imclass.evaluation.saliency import compute_saliency
 from imclass.files import write_text
 from imclass.models.classifier import Classifier
+from imclass.pages import render_page
 from imclass.params import flatten
 from imclass.training.history import Epoch, find_best
 
@@ -73,16 +73,10 @@ def write_report(path: Path, report: Report) -> None:
     """Write the page, whole or not at all."""
     folder = Path(__file__).parent
     script = (folder / SCRIPT).read_text("utf-8")
-    environment = Environment(
-        loader=FileSystemLoader(folder, encoding="utf-8"),
-        autoescape=True,  # names of classes and files are anybody's
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(share=format_share, percent=format_percent, count=format_count)
-    page = environment.get_template(PAGE).render(
-        _describe(report),
+    page = render_page(
+        folder / PAGE,
+        filters={"share": format_share, "percent": format_percent, "count": format_count},
+        **_describe(report),
         style=(folder / STYLE).read_text("utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -4,9 +4,8 @@ import base64
 import hashlib
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from imclass.evaluation import report
+from imclass.pages import render_page
 from imclass.serving.model import Model
 from imclass.serving.server.explaining import Explainer
 from imclass.serving.server.intake import Limits
@@ -17,10 +16,8 @@ FOLDER, REPORT = Path(__file__).parent, Path(report.__path__[0])  # whose style 
 
 def write_page(model: Model, sha256: str, explainer: Explainer | str, limits: Limits) -> str:
     """The page as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    return environment.get_template(PAGE).render(
+    return render_page(
+        FOLDER / PAGE,
         classes=len(model.classes),
         fit=model.fit,
         sha256=sha256,
