@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument(
         "--recipe", type=Path, nargs="+", required=True, help="params.yaml, or a file with the keys that differ from it"
     )
+    parser.add_argument("--set", type=YAML(typ="safe").load, default={}, help="further keys that differ, as YAML")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=RESULTS / "accuracy.md", help="Markdown file; the plot beside it")
     options = parser.parse_args()
@@ -46,7 +47,9 @@ def main() -> None:
     accuracies: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        projects = {path.stem: prepare_project(folder / path.stem, path, source) for path in options.recipe}
+        projects = {
+            path.stem: prepare_project(folder / path.stem, path, options.set, source) for path in options.recipe
+        }
         for seed in options.seeds:
             programs: dict[str, Program] = {NOTES: partial(run_notes, root, folder / "model.pth", seed)}
             programs |= {name: partial(run_train, project, seed) for name, project in projects.items()}
@@ -79,11 +82,11 @@ def main() -> None:
     )
 
 
-def prepare_project(folder: Path, recipe: Path, source: Path) -> Path:
-    """A copy of this checkout with the recipe as its params.yaml, up to the packed set."""
-    changes: Mapping[str, Any] = YAML(typ="safe").load(recipe)
-    given = {"data": {**changes.get("data", {}), "path": str(source)}, "build": FASHION_FIT.model_dump()}
-    project = copy_checkout(folder, {**changes, **given})
+def prepare_project(folder: Path, recipe: Path, more: Mapping[str, Any], source: Path) -> Path:
+    """A copy of this checkout with the recipe and `more` in its params.yaml, up to the packed set."""
+    project = copy_checkout(folder, {"data": {"path": str(source)}, "build": FASHION_FIT.model_dump()})
+    set_params(project, YAML(typ="safe").load(recipe))
+    set_params(project, more)
     for stage in ("prepare", "build"):
         run(read_command(project, stage), project)
     return project
