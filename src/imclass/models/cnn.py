@@ -26,8 +26,8 @@ class Cnn(nn.Module):
     ) -> None:
         super().__init__()
         patch = stride + OVERLAP
-        self.num_components = min(channels * patch**2, MOST_COMPONENTS)
-        self.stem = nn.Conv2d(channels, 2 * self.num_components, patch, stride, padding=1, bias=False)
+        num_components = min(channels * patch**2, MOST_COMPONENTS)
+        self.stem = nn.Conv2d(channels, 2 * num_components, patch, stride, padding=1, bias=False)
         # Frozen and without a bias, so that no gradient is needed before the blocks: a fifth of all computation.
         self.stem.requires_grad_(False)
         blocks = map(_make_block, [self.stem.out_channels, *widths], widths)
@@ -44,7 +44,8 @@ class Cnn(nn.Module):
         patches = nn.functional.unfold(images, self.stem.kernel_size).transpose(1, 2).flatten(0, 1).double()
         variances, components = torch.linalg.eigh(torch.cov(patches.T))  # by rising variance
         scaled = components / (variances + WHITEN_EPSILON).sqrt()
-        filters = scaled[:, -self.num_components :].T.reshape(-1, *self.stem.weight.shape[1:])
+        strongest = scaled[:, -(self.stem.out_channels // 2) :]
+        filters = strongest.T.reshape(-1, *self.stem.weight.shape[1:])
         self.stem.weight.copy_(torch.cat([filters, -filters]))
 
 
