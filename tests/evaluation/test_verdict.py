@@ -14,7 +14,7 @@ def judge(labels: np.ndarray, logits: np.ndarray, *, val_accuracy: float = 0.97,
     metrics = estimate_metrics(logits, labels)
     weights = np.exp(logits)
     probabilities = weights / weights.sum(axis=1, keepdims=True)
-    best = Epoch(1, 0.1, 0.9, 0.1, val_accuracy, 0.1)
+    best = Epoch(1, 0.1, 0.9, 0.1, 0.1, val_accuracy, 0.1)
     return doubt_test(metrics, labels, probabilities, CLASSES, best=best, val_images=val_images)
 
 

@@ -13,7 +13,8 @@ from imclass.data.loader import ShuffledBatches, load_batches
 from imclass.data.packed import Split
 from imclass.errors import InputError
 from imclass.models.classifier import Classifier, ModelConfig, build_model
-from imclass.training.fit import DivergedError, fit, validate
+from imclass.models.inference import compute_logits
+from imclass.training.fit import DivergedError, fit
 from imclass.training.history import Epoch, read_history, write_history
 from imclass.training.optimizer import build_optimizer
 from imclass.training.schedule import one_cycle
@@ -115,14 +116,19 @@ def test_equals_a_loop_written_out_by_hand() -> None:
     assert history[0].learning_rate == one_cycle(6, num_steps=7, peak=0.05)
 
 
-def test_keeps_the_epoch_of_the_lowest_validation_loss() -> None:
-    # Labels that have nothing to do with the images: what is learnt makes them worse.
-    val = replace(make_split(40, seed=1), labels=np.arange(40) % 2)
+def test_keeps_the_epoch_of_the_lowest_calibrated_validation_loss() -> None:
+    # A third of the labels is wrong: what is learnt makes the model too sure.
+    val = make_split(60, seed=1)
+    val = replace(val, labels=np.where(np.arange(60) % 3, val.labels, 1 - val.labels))
     model = make_model()
-    history = train(model, val, epochs=6)
-    losses = [epoch.val_loss for epoch in history]
-    assert min(losses) < losses[-1], "the last epoch is the best: the test shows nothing"
-    assert validate(model, val)[0] == pytest.approx(min(losses))
+    history = train(model, val, epochs=8, lr=0.02)
+    raw, calibrated = [epoch.val_loss for epoch in history], [epoch.val_calibrated_loss for epoch in history]
+    assert np.argmin(raw) != np.argmin(calibrated) != len(history) - 1, "both rules agree: the test shows nothing"
+    logits, labels = compute_logits(model, val.images).double(), torch.from_numpy(val.labels)
+    assert nn.functional.cross_entropy(logits, labels).item() == pytest.approx(raw[np.argmin(calibrated)])
+    temperatures = np.geomspace(0.05, 20, 2000)
+    lowest = min(nn.functional.cross_entropy(logits / t, labels).item() for t in temperatures)
+    assert min(calibrated) == pytest.approx(lowest, rel=1e-4)
 
 
 @pytest.mark.parametrize("network", [{}, {"dropout": 0.5}], ids=["plain", "dropout"])
@@ -160,7 +166,7 @@ def test_is_quiet_when_not_on_a_terminal(capfd: pytest.CaptureFixture[str]) -> N
 def test_validation_needs_no_gradients_and_does_not_change_the_model() -> None:
     model = make_model()
     before = copy.deepcopy(model.state_dict())
-    validate(model, make_split(10))
+    compute_logits(model, make_split(10).images)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
 

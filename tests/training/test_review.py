@@ -3,7 +3,7 @@ import numpy as np
 from imclass.training.history import Epoch
 from imclass.training.review import describe_best, find_doubts
 
-FALLING = [Epoch(1, 2.0, 0.3, 1.5, 0.4, 0.1), Epoch(2, 1.0, 0.6, 0.9, 0.7, 0.05)]
+FALLING = [Epoch(1, 2.0, 0.3, 1.5, 1.4, 0.4, 0.1), Epoch(2, 1.0, 0.6, 0.9, 0.8, 0.7, 0.05)]
 CLASSES = ["a", "b", "c"]
 
 
@@ -32,6 +32,7 @@ def test_a_training_that_has_hardly_begun_is_told() -> None:
     assert doubt == "only 2 steps of training: a lower batch_size or more epochs give more"
 
 
-def test_of_epochs_with_equal_losses_the_later_is_the_one_that_is_kept() -> None:
-    equal = [Epoch(1, 2.0, 0.3, 0.9, 0.4, 0.1), Epoch(2, 1.0, 0.6, 0.9, 0.7, 0.05), Epoch(3, 1.0, 0.6, 1.0, 0.7, 0.05)]
-    assert describe_best(equal) == "kept epoch 2 of 3: val loss 0.9000, accuracy 0.7000"
+def test_of_epochs_with_equal_calibrated_losses_the_later_is_the_one_that_is_kept() -> None:
+    losses = (0.8, 0.9), (0.9, 0.6), (0.9, 0.6), (1.0, 0.7)
+    equal = [Epoch(at, 1.0, 0.6, raw, calibrated, 0.7, 0.05) for at, (raw, calibrated) in enumerate(losses, 1)]
+    assert describe_best(equal) == "kept epoch 3 of 4: val loss 0.9000, accuracy 0.7000"

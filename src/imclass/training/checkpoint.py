@@ -27,7 +27,7 @@ from imclass.tensors import read_tensors, write_tensors
 from imclass.training.history import Epoch
 from imclass.training.state import State
 
-KIND = "checkpoint 3"  # the number rises when the format changes
+KIND = "checkpoint 4"  # the number rises when the format changes
 KEPT = 2  # of one training: the newest, and one to fall back to
 MAX_BYTES = 4 * 2**30  # of all trainings together
 SECONDS_BETWEEN = 60.0  # at most so much of an epoch is lost

@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -13,11 +15,11 @@ from imclass.data.loader import Batch, ShuffledBatches
 from imclass.data.packed import Split
 from imclass.device import explain_out_of_memory
 from imclass.errors import InputError
-from imclass.models.classifier import Classifier
 from imclass.models.inference import compute_logits
 from imclass.ranks import ALONE, Ranks
 from imclass.training.history import Epoch, find_best, has_settled
 from imclass.training.state import State
+from imclass.training.temperature import fit_temperature
 
 
 @runtime_checkable
@@ -51,11 +53,11 @@ def fit(
     patience: int = 0,
     ranks: Ranks = ALONE,
 ) -> None:
-    """Train from where the state is to the end, and leave the model with the weights of the lowest validation loss.
+    """Train from where the state is to the end, and leave the model with the weights of the best epoch.
 
     `schedule` gives the learning rate of each step, counted from 0 over all epochs; `learn` takes a step with
-    images, targets and the size of the batch. The end comes earlier after `patience` epochs without a lower validation
-    loss; 0: never. The state is saved after each epoch, and after a step where `saver` says so. All `ranks` come to the
+    images, targets and the size of the batch. The end comes earlier after `patience` epochs without a better one;
+    0: never. The state is saved after each epoch, and after a step where `saver` says so. All `ranks` come to the
     same state, and share the work. Raises DivergedError when the loss is no longer a number, and InputError when
     memory does not suffice.
     """
@@ -115,7 +117,8 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) 
     """Judge the model on the validation split, and enter the epoch into the history."""
     # Batches differ in size: a mean of their means would not be the mean over images.
     sizes = torch.tensor(dataset.sizes, dtype=torch.float64)
-    val_loss, val_accuracy = validate(state.judged, val, ranks)
+    val_logits = compute_logits(state.judged, val.images, ranks)
+    val_loss = measure_loss(val_logits, val.labels)
     if not math.isfinite(val_loss):
         raise InputError(f"the validation loss is {val_loss} after epoch {len(state.history) + 1}: try a lower lr")
     entry = Epoch(
@@ -123,7 +126,8 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) 
         train_loss=(state.losses.cpu().double() @ sizes / sizes.sum()).item(),
         train_accuracy=state.correct.item() / len(dataset.labels),
         val_loss=val_loss,
-        val_accuracy=val_accuracy,
+        val_calibrated_loss=measure_loss(val_logits / fit_temperature(val_logits.numpy(), val.labels), val.labels),
+        val_accuracy=(val_logits.numpy().argmax(1) == val.labels).mean().item(),
         learning_rate=state.optimizer.param_groups[0]["lr"],
     )
     state.history.append(entry)
@@ -134,9 +138,6 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) 
     state.correct.zero_()
 
 
-def validate(model: Classifier, val: Split, ranks: Ranks = ALONE) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy over a split."""
-    logits = compute_logits(model, val.images, ranks)
-    labels = torch.from_numpy(val.labels)
-    loss = nn.functional.cross_entropy(logits.double(), labels)
-    return loss.item(), (logits.argmax(1) == labels).double().mean().item()
+def measure_loss(logits: Float[Tensor, "n k"], labels: Int64[np.ndarray, " n"]) -> float:
+    """Mean cross-entropy over images."""
+    return nn.functional.cross_entropy(logits.double(), torch.from_numpy(labels)).item()

@@ -13,6 +13,7 @@ class Epoch:
     """What one pass over the training images gave. Losses are means over images, accuracies lie in 0..1.
 
     The training figures are those of the batches as they were learnt, with augmentation, dropout and label smoothing.
+    `val_calibrated_loss` is the validation loss at the temperature that makes it lowest, which a model kept has.
     `learning_rate` is that of the last step.
     """
 
@@ -20,6 +21,7 @@ class Epoch:
     train_loss: float
     train_accuracy: float
     val_loss: float
+    val_calibrated_loss: float
     val_accuracy: float
     learning_rate: float
 
@@ -28,12 +30,16 @@ COLUMNS = [field.name for field in fields(Epoch)]
 
 
 def find_best(history: Sequence[Epoch]) -> Epoch:
-    """The epoch whose weights are kept: that of the lowest validation loss, the later of equals."""
-    return min(reversed(history), key=lambda epoch: epoch.val_loss)
+    """The epoch whose weights are kept: that of the lowest calibrated validation loss, the later of equals.
+
+    The loss as it is would favour early epochs: later ones tend to be too sure (Guo and others 2017), which costs more
+    than their better decisions gain, until the temperature takes it away.
+    """
+    return min(reversed(history), key=lambda epoch: epoch.val_calibrated_loss)
 
 
 def has_settled(history: Sequence[Epoch], patience: int) -> bool:
-    """Whether the last `patience` epochs brought no lower validation loss; never where patience is 0."""
+    """Whether the last `patience` epochs brought no better one; never where patience is 0."""
     return 0 < patience <= len(history) - (find_best(history).epoch if history else 0)
 
 

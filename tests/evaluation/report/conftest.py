@@ -75,7 +75,9 @@ def make_report(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Repor
             names=names,
             model=build_model(config),
             model_hash="e" * 64,
-            history=[Epoch(at, 2 / at, 1 - 0.7 / at, 1.8 / at, 1 - 0.6 / at, 0.1) for at in range(1, epochs + 1)],
+            history=[
+                Epoch(at, 2 / at, 1 - 0.7 / at, 1.8 / at, 1.7 / at, 1 - 0.6 / at, 0.1) for at in range(1, epochs + 1)
+            ],
             metrics=estimate_metrics(logits, labels, temperature=1.5),
             doubts=list(doubts),
             verdict=judge(
