@@ -24,8 +24,7 @@ from benchmarks.build import keep_in_worker, time_limit
 from benchmarks.data import make_photos, pack
 from benchmarks.programs import MEGABYTE, alternate, divide
 from benchmarks.report import RESULTS, format_spread, write_report
-from imclass.data.augment import augment, cut_and_rotate
-from imclass.data.encoded import EncodedShards
+from imclass.data.augment import plan_views
 from imclass.data.images import decode_and_fit
 from imclass.data.loader import ShuffledBatches, load_batches
 from imclass.data.packed import Packed, open_packed
@@ -35,7 +34,7 @@ from imclass.params import FitParams
 SIDE = 224
 BATCH_SIZE = 64
 FIT = FitParams(channels=3, height=SIDE, width=SIDE, fit="crop", background=255)
-NOTHING: dict[str, Any] = {"flip": False, "shift": 0, "rotate": 0.0, "crop": 1.0, "color": 0.0, "erase": 0.0}
+REST: dict[str, Any] = {"flip": False, "shift": 0, "rotate": 0.0, "color": 0.0, "erase": 0.0}  # nothing is done
 FILES_IN_SHARD = 250
 LIMIT, OURS = "decoding and resizing alone", "imclass, encoded"
 
@@ -149,14 +148,12 @@ def measure_folder(folder: Path) -> int:
 def load_ours(folder: Path, workers: int, *, crop: float) -> Iterable[Any]:
     packed: Packed = open_packed(folder, workers=workers)
     split = packed.splits["train"]
-    cut = None
-    if isinstance(split.images, EncodedShards) and crop < 1:
-        cut = partial(cut_and_rotate, split.images, crop=crop, rotate=0.0)
+    augment, cut = plan_views(split.images, crop=crop, **REST)
     dataset = ShuffledBatches(
         split.images,
         split.labels,
         batch_size=BATCH_SIZE,
-        augment=partial(augment, **NOTHING),
+        augment=augment,
         seed=0,
         device=torch.device("cpu"),
         cut=cut,

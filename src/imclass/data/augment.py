@@ -4,7 +4,9 @@ Shapes: n images, c channels, h rows, w columns. All is drawn on the CPU, so tha
 the images.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, UInt8
@@ -12,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from imclass.data.encoded import EncodedShards
+from imclass.data.shards import Images
 
 ERASED_AREA = 0.02, 0.33  # of an image; this and the next are those of Zhong and others, "Random Erasing" (2017)
 ERASED_ASPECT = 0.3, 3.3
@@ -39,6 +42,20 @@ class Draws:
 
     def _keep(self, drawn: Tensor) -> Tensor:
         return drawn if self._kept is None else drawn[:, self._kept]
+
+
+def plan_views(
+    images: Images, *, crop: float, rotate: float, **others: Any
+) -> tuple[Callable[..., UInt8[Tensor, "n c h w"]], Callable[..., UInt8[Tensor, "n c h w"]] | None]:
+    """What a loader is given to make views of `images`: `augment`, and how to read them, None: as they are.
+
+    Parts are cut out of encoded pictures as they are read, since those have more than their fitted pixels.
+    """
+    cut = None
+    if isinstance(images, EncodedShards) and crop < 1:
+        cut = partial(cut_and_rotate, images, crop=crop, rotate=rotate)
+        crop, rotate = 1.0, 0.0
+    return partial(augment, crop=crop, rotate=rotate, **others), cut
 
 
 def augment(

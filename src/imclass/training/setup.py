@@ -1,16 +1,14 @@
 """Params + packed set -> all that a training works on."""
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from imclass.data.augment import augment, cut_and_rotate
+from imclass.data.augment import plan_views
 from imclass.data.division import Division
-from imclass.data.encoded import EncodedShards
 from imclass.data.loader import Batch, ShuffledBatches, derive_seed, load_batches
 from imclass.data.mix import build_mix
 from imclass.data.packed import Packed
@@ -48,16 +46,12 @@ def set_up(params: Params, data: Packed, weights: Path, device: torch.device, ra
     division = divide_batches(params.batch_size, recipe.accumulation, ranks)
     precision = select_precision(recipe.precision, device)
     split = data.splits["train"]
-    views = params.augment.describe_views()
-    cut = None
-    if isinstance(split.images, EncodedShards) and views["crop"] < 1:  # the pictures have more than their fitted pixels
-        cut = partial(cut_and_rotate, split.images, crop=views["crop"], rotate=views["rotate"])
-        views |= {"crop": 1.0, "rotate": 0.0}
+    augment, cut = plan_views(split.images, **params.augment.describe_views())
     dataset = ShuffledBatches(
         split.images,
         split.labels,
         batch_size=params.batch_size,
-        augment=partial(augment, **views),
+        augment=augment,
         seed=params.seed,
         device=device,
         balanced=recipe.balance == "sampler",
