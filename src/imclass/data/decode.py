@@ -3,6 +3,7 @@
 import hashlib
 import signal
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +18,8 @@ from imclass.data.workers import File, process_files
 from imclass.errors import InputError, list_problems
 
 
-class Pictures(NamedTuple):
+@dataclass(frozen=True)
+class Pictures:
     """A chunk: names, pixels and original sizes (width, height, upright) of its sound files, what was found in all,
     names of changed ones; and the bytes of the sound ones, where they are kept.
     """
@@ -30,16 +32,11 @@ class Pictures(NamedTuple):
     contents: list[bytes]
 
 
-class Decoded(NamedTuple):
-    """As `Pictures`, with a thumbnail of each."""
+@dataclass(frozen=True)
+class Decoded(Pictures):
+    """With a thumbnail of each picture."""
 
-    names: list[str]
-    pixels: UInt8[np.ndarray, "n c h w"]
-    sizes: Int64[np.ndarray, "n 2"]
     thumbnails: Thumbnails
-    findings: list[Finding]
-    changed: list[str]
-    contents: list[bytes]
 
 
 class To(NamedTuple):
@@ -79,7 +76,7 @@ def decode_files(
     decode = partial(_decode_and_shrink, To(to, smallest_side, keeps, quality))
 
     def give_up(name: str, why: str) -> Decoded:
-        return decode([], 0)._replace(findings=[Finding("unreadable", name, why)])
+        return replace(decode([], 0), findings=[Finding("unreadable", name, why)])
 
     for decoded in process_files(hashed, decode, give_up, num_files=len(sha256), workers=workers, cluster=cluster):
         changed += decoded.changed
@@ -135,8 +132,8 @@ def decode_chunk(to: To, files: list[File], seconds_per_file: int) -> Pictures:
 
 
 def _decode_and_shrink(to: To, files: list[File], seconds_per_file: int) -> Decoded:
-    names, pixels, sizes, findings, changed, contents = decode_chunk(to, files, seconds_per_file)
-    thumbnails = shrink(pixels)
-    flat = np.flatnonzero(find_flat(pixels, thumbnails)).tolist()
-    findings += [Finding("uniform", names[at], f"levels spread by less than {FLATTEST}") for at in flat]
-    return Decoded(names, pixels, sizes, thumbnails, findings, changed, contents)
+    pictures = decode_chunk(to, files, seconds_per_file)
+    decoded = Decoded(**vars(pictures), thumbnails=shrink(pictures.pixels))
+    flat = np.flatnonzero(find_flat(decoded.pixels, decoded.thumbnails)).tolist()
+    uniform = [Finding("uniform", decoded.names[at], f"levels spread by less than {FLATTEST}") for at in flat]
+    return replace(decoded, findings=decoded.findings + uniform)
