@@ -175,7 +175,13 @@ def test_weight_of_a_class_counts_as_so_many_copies_of_its_images() -> None:
 
 @pytest.mark.parametrize(
     ("losses", "patience", "expected"),
-    [([], 1, False), ([3.0, 2.0, 2.5], 1, True), ([3.0, 2.0, 2.5], 2, False), ([3.0, 2.0, 2.5, 2.2], 2, True)],
+    [
+        ([], 1, False),
+        ([3.0, 2.0, 2.5], 1, True),
+        ([3.0, 2.0, 2.5], 2, False),
+        ([3.0, 2.0, 2.5, 2.2], 2, True),
+        ([3.0, 2.0, 2.0], 1, True),
+    ],
 )
 def test_patience_ends_a_training_that_has_settled(losses: list[float], patience: int, expected: bool) -> None:
     history = [Epoch(number, 0.0, 0.0, -loss, loss, 0.0, 0.1) for number, loss in enumerate(losses, 1)]

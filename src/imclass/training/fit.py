@@ -126,7 +126,7 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) 
         train_loss=(state.losses.cpu().double() @ sizes / sizes.sum()).item(),
         train_accuracy=state.correct.item() / len(dataset.labels),
         val_loss=val_loss,
-        val_calibrated_loss=measure_loss(val_logits / fit_temperature(val_logits.numpy(), val.labels), val.labels),
+        val_calibrated_loss=measure_loss(val_logits, val.labels, fit_temperature(val_logits.numpy(), val.labels)),
         val_accuracy=(val_logits.numpy().argmax(1) == val.labels).mean().item(),
         learning_rate=state.optimizer.param_groups[0]["lr"],
     )
@@ -138,6 +138,6 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) 
     state.correct.zero_()
 
 
-def measure_loss(logits: Float[Tensor, "n k"], labels: Int64[np.ndarray, " n"]) -> float:
-    """Mean cross-entropy over images."""
-    return nn.functional.cross_entropy(logits.double(), torch.from_numpy(labels)).item()
+def measure_loss(logits: Float[Tensor, "n k"], labels: Int64[np.ndarray, " n"], temperature: float = 1.0) -> float:
+    """Mean cross-entropy of softmax(logits / temperature) over images."""
+    return nn.functional.cross_entropy(logits.double() / temperature, torch.from_numpy(labels)).item()

@@ -13,7 +13,7 @@ class Epoch:
     """What one pass over the training images gave. Losses are means over images, accuracies lie in 0..1.
 
     The training figures are those of the batches as they were learnt, with augmentation, dropout and label smoothing.
-    `val_calibrated_loss` is the validation loss at the temperature that makes it lowest, which a model kept has.
+    `val_calibrated_loss` is the validation loss at the temperature that fits it, which a model kept has.
     `learning_rate` is that of the last step.
     """
 
@@ -39,8 +39,9 @@ def find_best(history: Sequence[Epoch]) -> Epoch:
 
 
 def has_settled(history: Sequence[Epoch], patience: int) -> bool:
-    """Whether the last `patience` epochs brought no better one; never where patience is 0."""
-    return 0 < patience <= len(history) - (find_best(history).epoch if history else 0)
+    """Whether the last `patience` epochs brought no lower calibrated validation loss; never where patience is 0."""
+    lowest = min(history, key=lambda epoch: epoch.val_calibrated_loss).epoch if history else 0
+    return 0 < patience <= len(history) - lowest
 
 
 def write_history(history: list[Epoch], path: Path) -> None:

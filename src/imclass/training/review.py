@@ -26,7 +26,8 @@ def review(
 def describe_best(history: Sequence[Epoch]) -> str:
     """A sentence on the epoch whose weights are kept."""
     best = find_best(history)
-    return f"kept epoch {best.epoch} of {len(history)}: val loss {best.val_loss:.4f}, accuracy {best.val_accuracy:.4f}"
+    figures = f"calibrated val loss {best.val_calibrated_loss:.4f}, accuracy {best.val_accuracy:.4f}"
+    return f"kept epoch {best.epoch} of {len(history)}: {figures}"
 
 
 def find_doubts(

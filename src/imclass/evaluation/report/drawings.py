@@ -31,16 +31,16 @@ def draw_learning(history: list[Epoch]) -> list[Chart]:
         lines = [Line(name, f"line-{name}", epochs, column) for name, column in columns.items()]
         return draw_chart(title, text, x, y, lines=lines, ring=None if kept is None else (float(best.epoch), kept))
 
-    losses = [loss for entry in history for loss in (entry.train_loss, entry.val_loss)]
+    losses = [loss for entry in history for loss in (entry.train_loss, entry.val_loss, entry.val_calibrated_loss)]
     log = min(losses) > 0 and max(losses) > 3 * min(losses)
     scale = ", logarithmic scale" if log else ""
     return [
         draw(
             "Loss",
-            f"On training and validation images by epoch{scale}; the ring is the epoch kept.",
+            f"On training and validation images by epoch{scale}; the ring is the epoch kept, lowest once calibrated.",
             "loss",
-            {"train": "train_loss", "validation": "val_loss"},
-            best.val_loss,
+            {"train": "train_loss", "validation": "val_loss", "calibrated": "val_calibrated_loss"},
+            best.val_calibrated_loss,
             log,
         ),
         draw(
