@@ -120,6 +120,14 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, State]:
     return states
 
 
+def test_the_scale_of_float16_gradients_goes_on(checkpoints: Checkpoints) -> None:
+    (state, _), (restored, _) = make_state("sgd"), make_state("sgd")
+    state.scaler, restored.scaler = torch.amp.GradScaler("cpu", init_scale=8.0), torch.amp.GradScaler("cpu")
+    checkpoints.save(state)
+    assert checkpoints.restore(restored)
+    assert restored.scaler.get_scale() == 8.0
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("kill_at", [1, 8, 37, 38, 39, 60, 100, 113])
 def test_killed_at_any_step_and_resumed_equals_uninterrupted(

@@ -54,7 +54,14 @@ class NoSaver:
 
 
 def train(
-    model: Classifier, val: Split = VAL, *, epochs: int = 3, lr: float = 0.1, shift: int = 0, seed: int = 0
+    model: Classifier,
+    val: Split = VAL,
+    *,
+    epochs: int = 3,
+    lr: float = 0.1,
+    shift: int = 0,
+    seed: int = 0,
+    patience: int = 0,
 ) -> list[Epoch]:
     split = make_split(100)
     dataset = ShuffledBatches(
@@ -76,6 +83,7 @@ def train(
         epochs=epochs,
         schedule=schedule,
         learn=Learner(nn.CrossEntropyLoss(reduction="sum"), dataset.division, seed=seed),
+        patience=patience,
     )
     return state.history
 
@@ -129,6 +137,15 @@ def test_keeps_the_epoch_of_the_lowest_calibrated_validation_loss() -> None:
     temperatures = np.geomspace(0.05, 20, 2000)
     lowest = min(nn.functional.cross_entropy(logits / t, labels).item() for t in temperatures)
     assert min(calibrated) == pytest.approx(lowest, rel=1e-4)
+
+
+def test_patience_ends_the_training() -> None:
+    # Labels that have nothing to do with the images: what is learnt makes them worse.
+    val = replace(VAL, labels=np.random.default_rng(2).integers(0, 2, 40))
+    losses = [epoch.val_calibrated_loss for epoch in train(make_model(), val, epochs=8, lr=0.02)]
+    assert len(losses) == 8
+    assert losses[0] == min(losses), "the first epoch is not the best: the test shows nothing"
+    assert len(train(make_model(), val, epochs=8, lr=0.02, patience=2)) == 3
 
 
 @pytest.mark.parametrize("network", [{}, {"dropout": 0.5}], ids=["plain", "dropout"])
