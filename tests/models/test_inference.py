@@ -1,6 +1,6 @@
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from imclass.models.classifier import Classifier, ModelConfig
 from imclass.models.inference import BATCH_IMAGES, compute_logits
@@ -14,6 +14,18 @@ CONFIG = ModelConfig(
     network={},
     std=[1.0],
 )
+
+
+class Rows(nn.Module):
+    """A network that reads an image row by row."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.GRU(2, 2, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        states, _ = self.rows(images.flatten(1, 2))
+        return states[:, -1]
 
 
 def make_model() -> Classifier:
@@ -50,3 +62,9 @@ def test_summary_counts_parameters_by_layer() -> None:
     lines = summarise_layers(model).splitlines()
     assert lines[3].split() == ["Linear", "2", "10", "8"]
     assert lines[-1].split() == ["in", "all", "10", "8"]
+
+
+def test_summary_takes_layers_of_several_outputs() -> None:
+    model = make_model()
+    model.network = Rows()
+    assert summarise_layers(model).splitlines()[1].split() == ["GRU", "36", "36"]

@@ -110,6 +110,13 @@ def test_weights_of_another_network_are_refused(model: Classifier, tmp_path: Pat
         load_model(tmp_path / "m")
 
 
+def test_a_network_that_this_checkout_does_not_have_is_named(model: Classifier, tmp_path: Path) -> None:
+    model.config = replace(CONFIG, network={"name": "tiny"})
+    save_model(model, tmp_path / "m")
+    with pytest.raises(InputError, match=r"/m: model\.name: expected mlp, .*, found 'tiny'"):
+        load_model(tmp_path / "m")
+
+
 def test_metadata_is_one_key_of_canonical_json(model: Classifier, tmp_path: Path) -> None:
     save_model(model, tmp_path / "m")
     content = (tmp_path / "m").read_bytes()

@@ -77,7 +77,8 @@ def test_weights_that_cannot_be_fetched_and_a_damaged_file_of_them_are_told(publ
     ("name", "weights", "message"),
     [
         ("resnet18", "DEFALT", "expected IMAGENET1K_V1, DEFAULT or a .*, found 'DEFALT'; did you mean DEFAULT?"),
-        ("cnn", "DEFAULT", "expected a .* file for cnn, which is no network of torchvision, found 'DEFAULT'"),
+        ("cnn", "DEFAULT", "expected a .* file for cnn, which is no network of torchvision, found 'DEFAULT'$"),
+        ("resnt18", "DEFAULT", "expected a .* file for resnt18, which .* found 'DEFAULT'; did you mean resnet18?"),
     ],
 )
 def test_a_name_that_torchvision_does_not_have_is_told(name: str, weights: str, message: str) -> None:

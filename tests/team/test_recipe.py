@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from imclass.errors import InputError
-from imclass.params import load_params
+from imclass.params import flatten, load_params, read_yaml
 from imclass.team.recipe import adopt_recipe
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +27,15 @@ def test_every_recipe_gives_valid_params_whatever_was_there(name: str, folder: P
         adopt_recipe(name, folder / "params.yaml")
         load_params(folder / "params.yaml")
         assert adopt_recipe(name, folder / "params.yaml") == []
+
+
+def test_recipes_name_the_same_keys_so_that_one_can_follow_another() -> None:
+    own = "build.", "model.mlp.", "model.cnn.", "model.resnet."
+    keys = {
+        path.stem: {key for key in flatten(read_yaml(path)) if not key.startswith(own)}
+        for path in (ROOT / "params").glob("*.yaml")
+    }
+    assert all(named == keys["notes"] for named in keys.values()), keys
 
 
 def test_only_values_change_and_every_change_is_told(folder: Path) -> None:

@@ -5,6 +5,7 @@ import torch
 from pipeline import Reproduced
 
 from imclass.data.packed import Packed, open_packed
+from imclass.errors import InputError
 from imclass.params import Params, load_params
 from imclass.training.lr_range import HIGHEST, LOWEST, NUM_STEPS, Point, measure_losses, propose_rate
 from imclass.training.setup import Training, set_up
@@ -43,3 +44,5 @@ def test_the_rate_proposed_learns_faster_than_much_lower_and_much_higher_ones(re
 def test_a_third_of_the_rate_of_the_lowest_loss_is_proposed() -> None:
     points = [Point(0.01, 2.0), Point(0.03, 1.0), Point(0.1, 1.5)]
     assert propose_rate(points) == pytest.approx(0.01)
+    with pytest.raises(InputError, match="the loss is no number at the first step, at lr 1e-05"):
+        propose_rate([])

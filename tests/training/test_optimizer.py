@@ -3,6 +3,7 @@ import sys
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from imclass.training.optimizer import build_optimizer
@@ -27,6 +28,19 @@ def test_only_matrices_and_kernels_decay(name: str) -> None:
     optimizer = build_optimizer(make_model(), name=name, lr=0.1, momentum=0.9, weight_decay=0.1)
     decay = {p.ndim: group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert decay == {2: 0.1, 1: 0.0}
+
+
+@pytest.mark.parametrize("name", ["vit_b_32", "swin_t", "convnext_tiny"])
+def test_positions_and_scales_of_layers_do_not_decay(name: str) -> None:
+    """Those that torchvision's own recipes except as "transformer_embedding", and ConvNeXt's scales."""
+    with torch.device("meta"):
+        model = torchvision.models.get_model(name)
+    optimizer = build_optimizer(model, name="sgd", lr=0.1, momentum=0.9, weight_decay=0.1)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    still = {names[id(p)] for p in optimizer.param_groups[1]["params"] if p.ndim > 1}
+    own = "class_token", "pos_embedding", "relative_position_bias_table", "layer_scale"
+    assert still == {name for name in names.values() if name.endswith(own)}
+    assert still
 
 
 def test_sgd_step_by_hand() -> None:

@@ -1,3 +1,4 @@
+import copy
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ LOSS = nn.CrossEntropyLoss(reduction="sum")
 WHOLE = Division(64)
 
 
-def start(network: str = "mlp", *, averaged: bool = False, lr: float = 0.1) -> State:
+def start(network: str = "mlp", *, averaged: bool = False, scaled: bool = False, lr: float = 0.1) -> State:
     config = ModelConfig(
         classes=["a", "b", "c"],
         fit={"channels": 1, "height": 8, "width": 8, "fit": "crop", "background": 255},
@@ -40,7 +41,14 @@ def start(network: str = "mlp", *, averaged: bool = False, lr: float = 0.1) -> S
     torch.manual_seed(0)
     model = build_model(config)
     optimizer = build_optimizer(model, name="sgd", lr=lr, momentum=0.9, weight_decay=0.01)
-    return start_training(model, optimizer, num_batches=100, averaged=averaged)
+    return start_training(model, optimizer, num_batches=100, averaged=averaged, scaled=scaled)
+
+
+class Overflowing(nn.Module):
+    """A loss whose gradients are infinite."""
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        return LOSS(logits, labels) * torch.inf
 
 
 def make_batch(seed: int, count: int = 64) -> tuple[Tensor, Tensor]:
@@ -159,6 +167,26 @@ def test_targets_may_be_shares_of_classes() -> None:
     Learner(LOSS, WHOLE)(soft, images, nn.functional.one_hot(labels, 3).float(), 64)
     assert_close(hard.model, soft.model)
     assert hard.correct == soft.correct
+
+
+def test_scaled_gradients_give_the_same_steps_and_one_out_of_range_gives_none() -> None:
+    plain, scaled = start(), start(scaled=True)
+    clipped = Learner(LOSS, WHOLE, clip_norm=0.1)  # the norm of the gradients as they are, not as they are scaled
+    assert_close(learn(scaled, clipped), learn(plain, clipped))
+    before, scale = copy.deepcopy(scaled.model.state_dict()), scaled.scaler.get_scale()
+    Learner(Overflowing(), WHOLE)(scaled, *make_batch(0), 64)
+    assert all(torch.equal(before[name], value) for name, value in scaled.model.state_dict().items())
+    assert scaled.scaler.get_scale() == scale / 2
+
+
+def test_parts_of_one_image_are_refused_where_batch_norm_has_one_value_of_each_channel() -> None:
+    network = nn.Sequential(nn.Flatten(), nn.Linear(64, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    state = start()
+    state.model.network = network
+    with pytest.raises(
+        InputError, match=r"^batch_size, train\.accumulation, .* at least 2 images, for batch norm, found 1"
+    ):
+        Learner(LOSS, Division(64, parts=32))(state, *make_batch(0, 3), 3)
 
 
 def test_weight_of_a_class_counts_as_so_many_copies_of_its_images() -> None:

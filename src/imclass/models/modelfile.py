@@ -35,6 +35,8 @@ def load_model(path: Path) -> Classifier:
     try:
         model = build_model(ModelConfig(**config))
         model.load_state_dict(weights)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     except (RuntimeError, TypeError, ValueError, KeyError) as error:
         raise InputError(f"{path}: weights that do not fit the network: {error}") from None
     return model.eval()

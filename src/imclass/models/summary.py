@@ -17,8 +17,8 @@ def summarise_layers(model: Classifier) -> str:
     """
     rows: list[tuple[str, str, int, int]] = []
 
-    def record(layer: nn.Module, _: object, output: Tensor) -> None:
-        shape = " x ".join(map(str, output.shape[1:]))
+    def record(layer: nn.Module, _: object, output: object) -> None:
+        shape = " x ".join(map(str, output.shape[1:])) if isinstance(output, Tensor) else ""  # GRUs give several
         rows.append((type(layer).__name__, shape, *_count(layer)))
 
     layers = [layer for layer in model.modules() if not list(layer.children())]

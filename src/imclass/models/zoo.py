@@ -47,10 +47,10 @@ def fetch_zoo_weights(name: str, weights: str) -> tuple[Path, list[float], list[
     """
     from torchvision import models
 
-    if name not in models.list_models(module=models):
+    if name not in (networks := models.list_models(module=models)):
         raise InputError(
             f"model.weights: expected a .safetensors or .pth file for {name}, which is no network of torchvision, "
-            f"found {weights!r}"
+            f"found {weights!r}{_suggest(name, networks)}"
         )
     known = models.get_model_weights(name).__members__
     if weights not in known:

@@ -23,9 +23,10 @@ WEIGHTS = Path("weights")
 
 
 def find_rate(picture: Path) -> float:
-    """Run the range test on a model with fresh weights, draw it, and propose a rate.
+    """Run the range test on the model as its training begins, draw it, and propose a rate.
 
-    Raises InputError where the params are wrong or there is no packed set, which `dvc repro build` makes.
+    Raises InputError where the params are wrong, where there is no packed set, which `dvc repro build` makes, and as
+    `measure_losses` and `propose_rate` do.
     """
     params = load_params(PARAMS_FILE)
     make_deterministic(params.threads)

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from imclass.data.loader import ShuffledBatches
+from imclass.device import explain_out_of_memory
+from imclass.errors import InputError
 from imclass.training.fit import set_rate
 from imclass.training.setup import Training
 
@@ -23,9 +25,28 @@ class Point(NamedTuple):
 
 
 def measure_losses(training: Training) -> Iterator[Point]:
-    """Train at rates from 1e-5 to 10 in 200 equal factors, until the loss has grown to four times its lowest."""
-    state, dataset = training.state, training.batches.dataset
+    """Train at rates from 1e-5 to 10 in 200 equal factors, until the loss has grown to four times its lowest.
+
+    Raises InputError when memory does not suffice.
+    """
+    dataset = training.batches.dataset
     assert isinstance(dataset, ShuffledBatches)
+    with explain_out_of_memory(f"batch_size {dataset.batch_size}", "try a smaller one, or train.accumulation"):
+        yield from _measure_losses(training, dataset)
+
+
+def propose_rate(points: list[Point]) -> float:
+    """A third of the rate of the lowest loss: past the steepest fall, and clear of where the loss rises again.
+
+    Raises InputError where there are no points.
+    """
+    if not points:
+        raise InputError(f"the loss is no number at the first step, at lr {LOWEST:g}: expected finite weights")
+    return min(points, key=lambda point: point.loss).rate / MARGIN
+
+
+def _measure_losses(training: Training, dataset: ShuffledBatches) -> Iterator[Point]:
+    state = training.state
     state.model.train()
     average, lowest, step = 0.0, math.inf, 0
     for epoch in range(NUM_STEPS):
@@ -44,8 +65,3 @@ def measure_losses(training: Training) -> Iterator[Point]:
             yield Point(rate, loss)
             if step == NUM_STEPS:
                 return
-
-
-def propose_rate(points: list[Point]) -> float:
-    """A third of the rate of the lowest loss: past the steepest fall, and clear of where the loss rises again."""
-    return min(points, key=lambda point: point.loss).rate / MARGIN

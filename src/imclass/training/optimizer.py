@@ -11,12 +11,14 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """sgd (Nesterov where there is momentum) or adamw (which has its own averages and no momentum).
 
-    Frozen parameters are left out; biases and the weights of norms, which have one axis, do not decay.
+    Frozen parameters are left out. Weights of more than one axis decay: not biases, the weights of norms, which have
+    one, and what networks learn beside weights, as positions and scales of layers.
     """
-    learnt = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    decaying = {name for name, parameter in learnt.items() if parameter.ndim > 1 and "weight" in name.split(".")[-1]}
     groups = [
-        {"params": [parameter for parameter in learnt if parameter.ndim > 1], "weight_decay": weight_decay},
-        {"params": [parameter for parameter in learnt if parameter.ndim <= 1], "weight_decay": 0.0},
+        {"params": [learnt[name] for name in learnt if name in decaying], "weight_decay": weight_decay},
+        {"params": [learnt[name] for name in learnt if name not in decaying], "weight_decay": 0.0},
     ]
     _keep_compiler_out()
     if name == "sgd":

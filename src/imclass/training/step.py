@@ -11,6 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from imclass.data.division import Division
 from imclass.data.loader import Targets
+from imclass.errors import InputError
 from imclass.models.classifier import Classifier
 from imclass.ranks import ALONE, Ranks
 from imclass.training.parallel import Statistics, add_in_order
@@ -91,7 +92,13 @@ class Learner:
         """Add the gradients of a part of a batch of `size` -> its share of the mean loss, and its right answers."""
         seed_dropout(images.device, self.seed + state.num_steps * (self.division.parts + 1) + part)
         with torch.autocast(images.device.type, self.precision, enabled=self.precision != torch.float32):
-            logits = (state.model if self.forward is None else self.forward)(images)
+            try:
+                logits = (state.model if self.forward is None else self.forward)(images)
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):  # batch norm's, of an image of a single pixel
+                    raise
+                keys = "batch_size, train.accumulation, processes"
+                raise InputError(f"{keys}: expected parts of at least 2 images, for batch norm, found 1") from None
         loss = self.criterion(logits.float(), targets) / size
         state.scaler.scale(loss).backward()
         labels = targets if targets.ndim == 1 else targets.argmax(1)
