@@ -209,7 +209,9 @@ class Params(Section):
         side = min(self.build.height, self.build.width)
         most = (side // self.model.cnn.stride).bit_length() - 1  # each width halves the maps once more
         if self.model.name == "cnn" and len(self.model.cnn.widths) > most:
-            raise ValueError(f"model.cnn.widths: expected at most {max(most, 0)} for images of {side} pixels a side")
+            given = f"images of {side} pixels a side at stride {self.model.cnn.stride}"
+            found = len(self.model.cnn.widths)
+            raise ValueError(f"model.cnn.widths: expected at most {max(most, 0)} for {given}, found {found}")
         if self.model.freeze and not self.model.weights:
             raise ValueError("model.freeze: expected model.weights to start from: fresh weights would never learn")
         pixels = self.build.channels * self.build.height * self.build.width

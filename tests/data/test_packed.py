@@ -167,7 +167,7 @@ def test_writing_to_opened_images_changes_no_file(folder: Path) -> None:
 def test_training_pixels_of_one_level_are_refused(tmp_path: Path, level: int) -> None:
     images = make_images()
     images[:12, 1] = level
-    with pytest.raises(InputError, match="found one level in a whole channel"):
+    with pytest.raises(InputError, match="found one level in the whole of channel 2"):
         write_packed(tmp_path / "packed", ROWS, cut(images, 4), make_fit())
     assert list(tmp_path.iterdir()) == []
 

@@ -43,10 +43,12 @@ def test_predictions_hold_labels_and_probabilities(tmp_path: Path) -> None:
     assert read_decisions("image,label,predicted\n", "d.csv") == {}
 
 
-@pytest.mark.parametrize("text", ["", "image,label\na,b\n", "image,label,predicted\na,b\n", "<html>"])
+@pytest.mark.parametrize("text", ["", "image,label\na,b\n", "<html>"])
 def test_another_table_is_not_taken_for_predictions(text: str) -> None:
     with pytest.raises(InputError, match=r"p\.csv: expected a table of predictions with columns image,label,predicted"):
         read_decisions(text, "p.csv")
+    with pytest.raises(InputError, match=r"p\.csv: expected 3 fields in each row, found 2 in row 2"):
+        read_decisions("image,label,predicted\n1.png,a,b\n2.png,a\n", "p.csv")
 
 
 def test_reliability_has_a_row_for_each_bin_with_images(tmp_path: Path) -> None:

@@ -64,9 +64,9 @@ def lose_outs(project: Path) -> None:
 
 
 def block_with_foreign_process(project: Path) -> None:
-    (project / ".dvc/tmp").mkdir(exist_ok=True)
+    (project / ".dvc/tmp/exps").mkdir(parents=True, exist_ok=True)
     holder = {"pid": os.getpid(), "cmd": "dvc repro"}
-    (project / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {"data/packed": holder}}))
+    (project / ".dvc/tmp/exps/rwlock").write_text(json.dumps({"write": {"data/packed": holder}}))
 
 
 def use_untracked_data(project: Path) -> None:
@@ -125,7 +125,7 @@ ALONE: dict[Callable[[Path], None], tuple[str, str]] = {
         "git checkout --ours dvc.lock && dvc pull && dvc repro",
     ),
     damage_lock: (".dvc/tmp/rwlock: damaged", "rm .dvc/tmp/rwlock"),
-    block_with_foreign_process: (".dvc/tmp/rwlock: held for", "rm .dvc/tmp/rwlock"),
+    block_with_foreign_process: (".dvc/tmp/exps/rwlock: held for", "rm .dvc/tmp/exps/rwlock"),
     name_missing_data: ("data.path: data/raw/none.zip is not there", "dvc pull data/raw/none.zip"),
     add_unknown_key: ("params.yaml: ", "mend params.yaml"),
 }

@@ -24,7 +24,8 @@ from imclass.files import CHECK, find_changed_rows, name_in_errors, write_checke
 
 SPLITS = ("train", "val", "test")
 Fault = tuple[int, str]  # line of a table, and what is wrong with it
-COLUMNS = ("image", "label", "split", "group", "sha256")
+GIVEN = ("image", "label", "split", "group")  # columns of a source's table
+COLUMNS = (*GIVEN, "sha256")
 REQUIRED = ("image", "label")
 ANNOTATIONS_FILE = "annotations.csv"  # in a source, gives the labels
 FORMULA = ("=", "+", "-", "@")  # how a label begins that a spreadsheet computes
@@ -54,8 +55,8 @@ def label_images(source: Path) -> tuple[pd.DataFrame, list[Finding]]:
 def read_table(where: str, content: bytes) -> pd.DataFrame:
     """A CSV of annotations as text, value for value, indexed by line number.
 
-    Raises InputError naming `where` and the line: other encodings than UTF-8, a missing or unknown column, a line with
-    too few or too many fields, an empty image or label.
+    Raises InputError naming `where` and the line: other encodings than UTF-8, a missing, misspelt or doubled column, a
+    line with too few or too many fields, an empty image or label.
     """
     table, faults = _parse_table(content)
     faults += [(line, "no label") for line in table.index[table.label == ""]]
@@ -100,8 +101,11 @@ def read_annotations(path: Path) -> pd.DataFrame:
     with name_in_errors(path):
         content = path.read_bytes()
     table = read_table(str(path), content)
-    if tuple(table.columns) != (*COLUMNS, CHECK) or not table.split.isin(SPLITS).all():
-        raise InputError(f"{path}: expected columns {','.join([*COLUMNS, CHECK])} and a known split in each row")
+    if tuple(table.columns) != (*COLUMNS, CHECK):
+        raise InputError(f"{path}: expected columns {','.join([*COLUMNS, CHECK])}, found {','.join(table.columns)}")
+    if (unknown := ~table.split.isin(SPLITS)).any():
+        line, split = _number(table.split[unknown])[0]
+        raise InputError(f"{path}: line {line}: expected a split of {', '.join(SPLITS)}, found {split!r}")
     if changed := find_changed_rows(table.to_numpy()):
         lines = [f"line {table.index[at]}: {table.image.iloc[at]!r}" for at in changed]
         raise InputError(
@@ -123,12 +127,12 @@ def _find_root(names: list[str]) -> str:
 def _label_by_table(source: Path, root: str, names: list[str]) -> tuple[pd.DataFrame, list[Finding]]:
     path = root + ANNOTATIONS_FILE
     table, faults = _parse_table(next(read_files(source, [path]))[1])
-    unused = [column for column in table if column not in COLUMNS]
+    unused = [column for column in table if column not in GIVEN]
     findings = [Finding("unused_column", path, f"column {column!r}") for column in unused]
     for column in "split", "group":
         if column not in table:
             table[column] = ""
-    table = table[["image", "label", "split", "group"]].assign(image=root + table.image)
+    table = table[list(GIVEN)].assign(image=root + table.image)
     expected = f"expected {', '.join(SPLITS)} or nothing"
     unknown = table.split[~table.split.isin(["", *SPLITS])]
     faults += [(line, f"split {split!r}: {expected}") for line, split in _number(unknown)]
@@ -301,7 +305,7 @@ def _check_header(header: list[str]) -> list[Fault]:
     problems = [f"no column {column!r}" for column in REQUIRED if column not in header]
     problems += [f"column {column!r} stands twice" for column in sorted(set(header)) if header.count(column) > 1]
     for column in header:
-        close = difflib.get_close_matches(column.strip().lower(), set(COLUMNS) - set(header), n=1, cutoff=0.7)
+        close = difflib.get_close_matches(column.strip().lower(), set(GIVEN) - set(header), n=1, cutoff=0.7)
         if column not in COLUMNS and close:
             problems.append(f"column {column!r}: did you mean {close[0]!r}?")
     if not problems:

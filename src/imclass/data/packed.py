@@ -244,5 +244,6 @@ def _measure(levels: Int64[np.ndarray, "c 256"]) -> tuple[list[float], list[floa
     mean = levels @ values / levels.sum(axis=1)
     std = np.sqrt((levels * (values - mean[:, None]) ** 2).sum(axis=1) / levels.sum(axis=1))
     if (std == 0).any():
-        raise InputError("expected training images with different pixels, found one level in a whole channel")
+        channel = int(std.argmin()) + 1
+        raise InputError(f"train: expected different pixels, found one level in the whole of channel {channel}")
     return mean.tolist(), std.tolist()

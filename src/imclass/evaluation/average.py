@@ -17,7 +17,7 @@ def average_runs(runs: Sequence[Path]) -> dict[str, Any]:
     differ in more than their seed.
     """
     if len(runs) < 2:
-        raise InputError(f"expected two runs or more, found {len(runs)}")
+        raise InputError(f"expected two runs or more, found {', '.join(map(str, runs)) or 'none'}")
     trained = [read_tensors(run / "model.safetensors")[1]["config"]["trained"] for run in runs]
     seeds = [one["params"].pop("seed") for one in trained]
     for run, one, seed in zip(runs[1:], trained[1:], seeds[1:], strict=True):

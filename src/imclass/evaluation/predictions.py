@@ -59,8 +59,11 @@ def read_decisions(text: str, source: str) -> dict[str, Decision]:
     `source` names the table in the InputError that one without the columns image, label and predicted raises.
     """
     header, *rows = csv.reader(io.StringIO(text, newline="")) if text.strip() else [[]]
-    if header[:3] != COLUMNS or any(len(row) != len(header) for row in rows):
+    if header[:3] != COLUMNS:
         raise InputError(f"{source}: expected a table of predictions with columns {','.join(COLUMNS)}")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(header):
+            raise InputError(f"{source}: expected {len(header)} fields in each row, found {len(row)} in row {number}")
     return {image: Decision(label, predicted) for image, label, predicted, *_ in rows}
 
 

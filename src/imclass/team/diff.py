@@ -132,7 +132,7 @@ def write_page(diff: Diff, before: str, after: str | None, path: Path) -> None:
         **{"before": diff.before, "after": diff.after, **results},
         diff=diff,
         summary=_describe_counts(diff),
-        tables=[table.to_html(border=0, classes="counts") for table in _count_changes(diff.data.changes)],
+        tables=[table.to_html(border=0) for table in _count_changes(diff.data.changes)],
         changes=groups,
         most=MOST_SHOWN,
         pictures_before=load_pictures(earlier, before),

@@ -267,7 +267,11 @@ def check_sizes() -> Iterator[Finding]:
 
 def check_locks() -> Iterator[Finding]:
     """No lock of DVC's is left of a process that is gone (it sees by itself when no process has the number)."""
-    lock = Path(".dvc/tmp/rwlock")
+    for lock in Path(".dvc/tmp/rwlock"), Path(".dvc/tmp/exps/rwlock"):
+        yield from _check_lock(lock)
+
+
+def _check_lock(lock: Path) -> Iterator[Finding]:
     try:
         entries = json.loads(lock.read_text("utf-8")) if lock.exists() else {}
         holders = [

@@ -13,7 +13,7 @@ class Epoch:
     """What one pass over the training images gave. Losses are means over images, accuracies lie in 0..1.
 
     The training figures are those of the batches as they were learnt, with augmentation, dropout and label smoothing.
-    `val_calibrated_loss` is the validation loss at the temperature that fits it, which a model kept has.
+    `val_calibrated_loss` is the validation loss at the temperature fitted to it, as the model kept has one.
     `learning_rate` is that of the last step.
     """
 

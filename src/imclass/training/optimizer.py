@@ -11,8 +11,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """sgd (Nesterov where there is momentum) or adamw (which has its own averages and no momentum).
 
-    Frozen parameters are left out. Weights of more than one axis decay: not biases, the weights of norms, which have
-    one, and what networks learn beside weights, as positions and scales of layers.
+    Frozen parameters are left out. Only weights of more than one axis decay: no biases, no norms, and nothing of
+    another name, such as positions and scales of layers.
     """
     learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     decaying = {name for name, parameter in learnt.items() if parameter.ndim > 1 and "weight" in name.split(".")[-1]}

@@ -6,7 +6,6 @@ It has a lower priority than the rest, and its end, for want of memory say, ends
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from multiprocessing.connection import Connection
@@ -19,8 +18,6 @@ from imclass.serving.server.intake import RETRY
 
 NICENESS = 10
 MOST_SECONDS = 120.0  # for one picture, and for loading PyTorch before the first
-
-Explain = Callable[[bytes], dict[str, Any]]
 
 
 class Explainer:
