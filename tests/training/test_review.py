@@ -32,7 +32,7 @@ def test_a_training_that_has_hardly_begun_is_told() -> None:
     assert doubt == "only 2 steps of training: a lower batch_size or more epochs give more"
 
 
-def test_of_epochs_with_equal_calibrated_losses_the_later_is_the_one_that_is_kept() -> None:
+def test_of_epochs_with_equal_scores_the_later_is_the_one_that_is_kept() -> None:
     losses = (0.8, 0.9), (0.9, 0.6), (0.9, 0.6), (1.0, 0.7)
-    equal = [Epoch(at, 1.0, 0.6, raw, calibrated, 0.7, 0.05) for at, (raw, calibrated) in enumerate(losses, 1)]
-    assert describe_best(equal) == "kept epoch 3 of 4: calibrated val loss 0.6000, accuracy 0.7000"
+    equal = [Epoch(at, 1.0, 0.6, raw, brier, 0.7, 0.05) for at, (raw, brier) in enumerate(losses, 1)]
+    assert describe_best(equal) == "kept epoch 3 of 4: val Brier score 0.6000, loss 0.9000, accuracy 0.7000"

@@ -66,8 +66,8 @@ def _draw_curve(axes: Axes, history: list[Epoch], what: str) -> None:
         axes.plot(epochs, values, color=colour, label=split, marker=".", markersize=4)
     if what == "loss":
         best = find_best(history)
-        axes.plot(epochs, [entry.val_calibrated_loss for entry in history], ":", color=ACCENT, label="val, calibrated")
-        axes.plot(best.epoch, best.val_calibrated_loss, "o", color=ACCENT, fillstyle="none", markersize=9)
+        axes.plot(epochs, [entry.val_brier for entry in history], ":", color=ACCENT, label="val, Brier score")
+        axes.plot(best.epoch, best.val_brier, "o", color=ACCENT, fillstyle="none", markersize=9)
         axes.set_yscale("log")
         low, high = axes.get_ylim()
         axes.yaxis.set_major_formatter("{x:g}")

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable
 from typing import Protocol, runtime_checkable
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ from imclass.models.inference import compute_logits
 from imclass.ranks import ALONE, Ranks
 from imclass.training.history import Epoch, find_best, has_settled
 from imclass.training.state import State
-from imclass.training.temperature import fit_temperature
 
 
 @runtime_checkable
@@ -118,7 +116,8 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) 
     # Batches differ in size: a mean of their means would not be the mean over images.
     sizes = torch.tensor(dataset.sizes, dtype=torch.float64)
     val_logits = compute_logits(state.judged, val.images, ranks)
-    val_loss = measure_loss(val_logits, val.labels)
+    labels = torch.from_numpy(val.labels)
+    val_loss = nn.functional.cross_entropy(val_logits.double(), labels).item()
     if not math.isfinite(val_loss):
         raise InputError(f"the validation loss is {val_loss} after epoch {len(state.history) + 1}: try a lower lr")
     entry = Epoch(
@@ -126,8 +125,8 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) 
         train_loss=(state.losses.cpu().double() @ sizes / sizes.sum()).item(),
         train_accuracy=state.correct.item() / len(dataset.labels),
         val_loss=val_loss,
-        val_calibrated_loss=measure_loss(val_logits, val.labels, fit_temperature(val_logits.numpy(), val.labels)),
-        val_accuracy=(val_logits.numpy().argmax(1) == val.labels).mean().item(),
+        val_brier=measure_brier(val_logits, labels),
+        val_accuracy=(val_logits.argmax(1) == labels).double().mean().item(),
         learning_rate=state.optimizer.param_groups[0]["lr"],
     )
     state.history.append(entry)
@@ -138,6 +137,7 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) 
     state.correct.zero_()
 
 
-def measure_loss(logits: Float[Tensor, "n k"], labels: Int64[np.ndarray, " n"], temperature: float = 1.0) -> float:
-    """Mean cross-entropy of softmax(logits / temperature) over images."""
-    return nn.functional.cross_entropy(logits.double() / temperature, torch.from_numpy(labels)).item()
+def measure_brier(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
+    """Mean over images of the squared distance from softmax to the one-hot target, 0..2 (Brier 1950)."""
+    target = nn.functional.one_hot(labels, logits.shape[1])
+    return (logits.double().softmax(1) - target).square().sum(1).mean().item()

@@ -13,7 +13,7 @@ class Epoch:
     """What one pass over the training images gave. Losses are means over images, accuracies lie in 0..1.
 
     The training figures are those of the batches as they were learnt, with augmentation, dropout and label smoothing.
-    `val_calibrated_loss` is the validation loss at the temperature fitted to it, as the model kept has one.
+    `val_brier` is the Brier score: the squared distance of the probabilities from the one-hot target, 0..2.
     `learning_rate` is that of the last step.
     """
 
@@ -21,7 +21,7 @@ class Epoch:
     train_loss: float
     train_accuracy: float
     val_loss: float
-    val_calibrated_loss: float
+    val_brier: float
     val_accuracy: float
     learning_rate: float
 
@@ -30,17 +30,17 @@ COLUMNS = [field.name for field in fields(Epoch)]
 
 
 def find_best(history: Sequence[Epoch]) -> Epoch:
-    """The epoch whose weights are kept: that of the lowest calibrated validation loss, the later of equals.
+    """The epoch whose weights are kept: that of the lowest Brier score on validation images, the later of equals.
 
-    The loss as it is would favour early epochs: later ones tend to be too sure (Guo and others 2017), which costs more
-    than their better decisions gain, until the temperature takes it away.
+    The loss has no bound, so that a few mistakes of which late epochs are sure outweigh all that they decide better;
+    the accuracy is coarse where there are few images, and still where one class has nearly all.
     """
-    return min(reversed(history), key=lambda epoch: epoch.val_calibrated_loss)
+    return min(reversed(history), key=lambda epoch: epoch.val_brier)
 
 
 def has_settled(history: Sequence[Epoch], patience: int) -> bool:
-    """Whether the last `patience` epochs brought no lower calibrated validation loss; never where patience is 0."""
-    lowest = min(history, key=lambda epoch: epoch.val_calibrated_loss).epoch if history else 0
+    """Whether the last `patience` epochs brought no lower Brier score; never where patience is 0."""
+    lowest = min(history, key=lambda epoch: epoch.val_brier).epoch if history else 0
     return 0 < patience <= len(history) - lowest
 
 

@@ -26,7 +26,7 @@ def review(
 def describe_best(history: Sequence[Epoch]) -> str:
     """A sentence on the epoch whose weights are kept."""
     best = find_best(history)
-    figures = f"calibrated val loss {best.val_calibrated_loss:.4f}, accuracy {best.val_accuracy:.4f}"
+    figures = f"val Brier score {best.val_brier:.4f}, loss {best.val_loss:.4f}, accuracy {best.val_accuracy:.4f}"
     return f"kept epoch {best.epoch} of {len(history)}: {figures}"
 
 

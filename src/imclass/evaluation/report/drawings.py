@@ -28,19 +28,19 @@ def draw_learning(history: list[Epoch]) -> list[Chart]:
         columns = {name: [getattr(entry, field) for entry in history] for name, field in names.items()}
         values = [value for column in columns.values() for value in column]
         y = Axis(label, *enclose(values, log=log), log=log)
-        lines = [Line(name, f"line-{name}", epochs, column) for name, column in columns.items()]
+        lines = [Line(name, f"line-{name.split()[0]}", epochs, column) for name, column in columns.items()]
         return draw_chart(title, text, x, y, lines=lines, ring=None if kept is None else (float(best.epoch), kept))
 
-    losses = [loss for entry in history for loss in (entry.train_loss, entry.val_loss, entry.val_calibrated_loss)]
+    losses = [loss for entry in history for loss in (entry.train_loss, entry.val_loss, entry.val_brier)]
     log = min(losses) > 0 and max(losses) > 3 * min(losses)
     scale = ", logarithmic scale" if log else ""
     return [
         draw(
             "Loss",
-            f"On training and validation images by epoch{scale}; the ring is the epoch kept, lowest once calibrated.",
+            f"On training and validation images by epoch{scale}; the ring is the epoch kept, by the Brier score.",
             "loss",
-            {"train": "train_loss", "validation": "val_loss", "calibrated": "val_calibrated_loss"},
-            best.val_calibrated_loss,
+            {"train": "train_loss", "validation": "val_loss", "Brier score": "val_brier"},
+            best.val_brier,
             log,
         ),
         draw(
