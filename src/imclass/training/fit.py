@@ -115,9 +115,9 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) 
     """Judge the model on the validation split, and enter the epoch into the history."""
     # Batches differ in size: a mean of their means would not be the mean over images.
     sizes = torch.tensor(dataset.sizes, dtype=torch.float64)
-    val_logits = compute_logits(state.judged, val.images, ranks)
+    val_logits = compute_logits(state.judged, val.images, ranks).double()
     labels = torch.from_numpy(val.labels)
-    val_loss = nn.functional.cross_entropy(val_logits.double(), labels).item()
+    val_loss = nn.functional.cross_entropy(val_logits, labels).item()
     if not math.isfinite(val_loss):
         raise InputError(f"the validation loss is {val_loss} after epoch {len(state.history) + 1}: try a lower lr")
     entry = Epoch(
@@ -140,4 +140,4 @@ def end_epoch(state: State, dataset: ShuffledBatches, val: Split, ranks: Ranks) 
 def measure_brier(logits: Float[Tensor, "n k"], labels: Int64[Tensor, " n"]) -> float:
     """Mean over images of the squared distance from softmax to the one-hot target, 0..2 (Brier 1950)."""
     target = nn.functional.one_hot(labels, logits.shape[1])
-    return (logits.double().softmax(1) - target).square().sum(1).mean().item()
+    return (logits.softmax(1) - target).square().sum(1).mean().item()

@@ -14,12 +14,13 @@ def build_optimizer(
     Frozen parameters are left out. Only weights of more than one axis decay: no biases, no norms, and nothing of
     another name, such as positions and scales of layers.
     """
-    learnt = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    decaying = {name for name, parameter in learnt.items() if parameter.ndim > 1 and "weight" in name.split(".")[-1]}
-    groups = [
-        {"params": [learnt[name] for name in learnt if name in decaying], "weight_decay": weight_decay},
-        {"params": [learnt[name] for name in learnt if name not in decaying], "weight_decay": 0.0},
-    ]
+    decaying: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for path, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            is_weight = parameter.ndim > 1 and "weight" in path.split(".")[-1]
+            (decaying if is_weight else others).append(parameter)
+    groups = [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
     _keep_compiler_out()
     if name == "sgd":
         return _EagerSGD(groups, lr=lr, momentum=momentum, nesterov=momentum > 0)
